@@ -1,0 +1,7 @@
+"""What a person runs: configs, the command line, studies and reports."""
+
+import meta as meta
+import tasks as tasks
+from experiments.config import Experiment, Study
+
+__all__ = ["Experiment", "Study"]

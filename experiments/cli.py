@@ -1,0 +1,155 @@
+"""The command line: l2o train, l2o study, l2o list."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import typer
+
+import l2o
+from l2o.errors import UserError
+
+app = typer.Typer(
+    add_completion=False, no_args_is_help=True, help="Meta-train optimizers, compare them, use them.",
+    pretty_exceptions_enable=False, rich_markup_mode=None,
+)  # fmt: skip
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, e.g. meta.steps=500; repeatable.")
+]
+Import = Annotated[
+    list[str] | None, typer.Option("--import", metavar="MODULE", help="Import a module that registers kinds; repeatable.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Output directory; by default a fresh runs/<config>-<n>.")]
+
+
+def import_modules(modules: list[str] | None) -> None:
+    """Import a user's modules, which may lie in the working directory.
+
+    Raises:
+      UserError: there is no such module.
+    """
+    for name in modules or []:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            raise UserError(f"--import {name}: {error}, expected a module on the path or in this directory") from None
+
+
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(help="A config's name or TOML file, or a run directory with --resume.")],
+    overrides: Set = None,
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of a run directory.")] = False,
+    modules: Import = None,
+) -> None:
+    """Meta-train an optimizer from a config."""
+    from experiments import run
+    from experiments.config import Experiment
+
+    import_modules(modules)
+    directory = Path(config)
+    if resume and out is None:
+        if not directory.is_dir():
+            raise UserError(f"--resume: {config} is not a run directory, expected one that l2o train wrote")
+        experiment, out = Experiment.load(directory / "config.toml", overrides or []) if (
+            directory / "config.toml").is_file() else run.resumed_experiment(directory), directory  # fmt: skip
+    else:
+        if directory.is_dir() and not resume:
+            raise UserError(f"{config} is a directory: expected a config, or --resume to go on with the run in it")
+        experiment = Experiment.load(config, overrides or [])
+        if resume and out is not None:
+            run.resumed_experiment(out)
+    out = out or run.fresh_directory(directory.stem)
+    print(f"run directory: {out}", flush=True)
+    result = run.train(experiment, out, resume=resume)
+    if result is None:
+        print(f"{out} is finished; nothing to do")
+    elif not result.finished:
+        print(f"stopped at step {result.step} of {experiment.meta.steps}; go on with: l2o train {out} --resume")
+        raise typer.Exit(130)
+    else:
+        print(f"finished: validation meta-loss {result.validation:.4f} at step {result.validation_step}, {out / 'report.html'}")
+
+
+@app.command()
+def study(
+    config: Annotated[str, typer.Argument(help="A study's name or TOML file.")],
+    optimizer: Annotated[
+        list[str] | None,
+        typer.Option("--optimizer", help="A shipped optimizer, a baseline or a run directory, instead of the study's own; repeatable."),
+    ] = None,
+    overrides: Set = None,
+    out: Out = None,
+    modules: Import = None,
+) -> None:
+    """Compare optimizers on held-out tasks, each baseline tuned."""
+    from experiments import report, run
+    from experiments import study as studies
+    from experiments.config import Study
+
+    import_modules(modules)
+    chosen = Study.load(config, overrides or [])
+    if optimizer:
+        chosen = chosen.model_copy(update={"optimizers": tuple(optimizer)})
+    out = out or run.fresh_directory(f"study_{Path(config).stem}")
+    results = studies.run(chosen, out, say=lambda line: print(line, flush=True))
+    header, rows = report.summary(results)
+    print_table(header, rows)
+    for name in results["learned"]:
+        for sentence in report.verdicts(results, name):
+            print(sentence)
+    print(f"report: {out / 'report.html'}")
+
+
+@app.command("list")
+def list_(modules: Import = None) -> None:
+    """Shipped optimizers, baselines, task families, configs and studies, one line each."""
+    import tasks
+    from experiments.config import Experiment, Study
+    from l2o.core import BaselineConfig, OptimizerConfig
+
+    import_modules(modules)
+    groups: dict[str, dict[str, str]] = {
+        "shipped optimizers": {name: str(l2o.load(name).provenance.get("description", "")) for name in l2o.names()},
+        "architectures": _first_lines(OptimizerConfig),
+        "baselines": _first_lines(BaselineConfig),
+        "task families": _first_lines(tasks.FamilyConfig),
+        "datasets": _first_lines(tasks.DatasetConfig),
+        "configs (l2o train)": {name: Experiment.load(name).description for name in Experiment.names()},
+        "studies (l2o study)": {name: Study.load(name).description for name in Study.names()},
+    }
+    for title, entries in groups.items():
+        print(title)
+        width = max((len(name) for name in entries), default=0)
+        for name, description in entries.items():
+            print(f"  {name:<{width}}  {description}".rstrip())
+
+
+def _first_lines(room: type[l2o.Config]) -> dict[str, str]:
+    return {name: (cls.__doc__ or "").split("\n")[0] for name, cls in l2o.kinds(room).items()}
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Columns padded to their widest cell."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    for row in [header, *rows]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def main() -> None:
+    """Run the command line; bad input is one sentence and exit code 2."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2o" / "jax"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

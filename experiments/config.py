@@ -1,0 +1,241 @@
+"""Typed schema of experiments and studies, and the one formatter of their errors.
+
+Each room of the project owns its configuration classes; this file only composes them.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import tomli_w
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
+
+from l2o.artifact import Loaded, load
+from l2o.core import BaselineConfig, OptimizerConfig
+from l2o.errors import UserError
+from l2o.registry import Config, by_kind, kinds, nearest
+from meta.trainer import MetaConfig
+from tasks.family import FamilyConfig
+
+HERE = Path(__file__).parent
+Task = Annotated[SerializeAsAny[FamilyConfig], by_kind(FamilyConfig)]
+Baseline = Annotated[SerializeAsAny[BaselineConfig], by_kind(BaselineConfig)]
+
+
+class Document(Config):
+    """A config file: how it is found, read, overridden, checked and written."""
+
+    description: str = ""
+
+    @classmethod
+    def folder(cls) -> Path:
+        """Where the bundled files of this class lie."""
+        raise TypeError(f"{cls.__name__} does not define folder()")
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Names of the bundled files."""
+        return sorted(path.stem for path in cls.folder().glob("*.toml"))
+
+    @classmethod
+    def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Self:
+        """Read a TOML file.
+
+        Args:
+          name_or_path: a bundled name that `l2o list` shows, or a path.
+          overrides: assignments such as "meta.steps=500"; the value is TOML, or a plain string.
+
+        Raises:
+          UserError: one sentence that names the file, the field, what was found and what was expected.
+        """
+        path = Path(name_or_path)
+        if not path.is_file():
+            path = cls.folder() / f"{name_or_path}.toml"
+        if not path.is_file():
+            hint = nearest(name_or_path, cls.names())
+            raise UserError(f"no config {str(name_or_path)!r}{hint}: expected a TOML file or one of {', '.join(cls.names())}")
+        try:
+            data = tomllib.loads(path.read_bytes().decode("utf-8"))
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not UTF-8 text, expected a TOML file") from None
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(f"{path} is not valid TOML: {error}") from None
+        for override in overrides:
+            _assign(data, override)
+        return cls.parse(data, str(path))
+
+    @classmethod
+    def parse(cls, data: dict[str, Any], source: str) -> Self:
+        """Check a document that was read from `source`."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise UserError(f"{source}: {explain(error, cls, data)}") from None
+
+    def toml(self) -> str:
+        """The fully resolved document; reading it back gives an equal one."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+class Experiment(Document):
+    """What `l2o train` runs: meta-train one optimizer on one task family.
+
+    Attributes:
+      seed: decides everything random, 0 to 2^31 - 1.
+      optimizer: a learned optimizer's architecture.
+      task: the family it is trained on.
+      meta: how.
+
+    >>> from experiments import Experiment
+    >>> Experiment.load("lstm_digits").optimizer.kind
+    'lstm'
+    """
+
+    seed: int = Field(0, ge=0, lt=2**31)
+    optimizer: Annotated[SerializeAsAny[OptimizerConfig], by_kind(OptimizerConfig)]
+    task: Task
+    meta: MetaConfig
+
+    @classmethod
+    def folder(cls) -> Path:
+        return HERE / "configs"
+
+    def train(self, out: str | Path | None = None, *, resume: bool = False, quiet: bool = False) -> Loaded:
+        """Meta-train; returns the trained optimizer. The run directory is `out`, by default a fresh runs/<kind>-<n>.
+
+        Raises:
+          UserError: `out` is not empty and `resume` is not set, or the data or a starting optimizer is missing.
+        """
+        from experiments.run import fresh_directory, train
+
+        path = Path(out) if out is not None else fresh_directory(f"{self.optimizer.kind}_{self.task.kind}")
+        train(self, path, resume=resume, quiet=quiet)
+        return load(path)
+
+
+class TuneConfig(Config):
+    """How a study chooses the learning rate of each baseline, on the training family.
+
+    Attributes:
+      low, high: ends of the grid, positive.
+      per_decade: grid points in a factor of ten.
+      runs: tasks each grid point is tried on.
+      measure: "each" chooses a rate for every reported measure apart (the strictest for a learned optimizer), "mean"
+        or the number of a step choose one rate for all.
+    """
+
+    low: float = Field(1e-3, gt=0)
+    high: float = Field(30.0, gt=0)
+    per_decade: int = Field(10, ge=1, le=100)
+    runs: int = Field(32, ge=1)
+    measure: str | int = "each"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, found {self.low} and {self.high}")
+        if isinstance(self.measure, str) and self.measure not in ("each", "mean"):
+            raise ValueError(f'measure must be "each", "mean" or a step, found {self.measure!r}')
+        return self
+
+
+class Study(Document):
+    """What `l2o study` runs: a comparison on tasks that meta-training never saw.
+
+    Attributes:
+      seed: decides starts and minibatches, the same for every optimizer.
+      task: the family; rates are tuned on its training split, everything reported comes from its test split.
+      horizon: updates in a run.
+      runs: paired runs of every optimizer.
+      steps: the steps whose loss is reported, besides the mean over the first and the last of them.
+      optimizers: learned optimizers by name or directory.
+      baselines: hand-designed optimizers; a missing learning rate is tuned.
+      tune: how.
+      batch: runs computed side by side.
+    """
+
+    seed: int = Field(0, ge=0, lt=2**31)
+    task: Task
+    horizon: int = Field(200, ge=1)
+    runs: int = Field(64, ge=2)
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((100, 200), min_length=1, strict=False)
+    optimizers: tuple[str, ...] = Field((), strict=False)
+    baselines: tuple[Baseline, ...] = Field((), strict=False)
+    tune: TuneConfig = TuneConfig()
+    batch: int = Field(16, ge=1)
+
+    @classmethod
+    def folder(cls) -> Path:
+        return HERE / "studies"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        late = [step for step in (*self.steps, self.tune.measure) if isinstance(step, int) and step > self.horizon]
+        if late:
+            raise ValueError(f"step {late[0]} lies beyond the horizon of {self.horizon}")
+        return self
+
+
+def _assign(data: dict[str, Any], override: str) -> None:
+    name, equals, raw = override.partition("=")
+    if not equals or not name.strip():
+        raise UserError(f"--set {override!r}: expected field=value, for example meta.steps=500")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    *parents, last = name.strip().split(".")
+    place: Any = data
+    for part in parents:
+        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+            place = place[int(part)]
+        elif isinstance(place, dict):
+            place = place.setdefault(part, {})
+        else:
+            raise UserError(f"--set {override!r}: {part!r} is not inside a table, expected field=value")
+    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+        place[int(last)] = value
+    elif isinstance(place, dict):
+        place[last] = value
+    else:
+        raise UserError(f"--set {override!r}: {last!r} is not inside a table, expected field=value")
+
+
+def explain(error: ValidationError, cls: type[Config], data: Any) -> str:
+    """One sentence for a failed validation: the dotted field, what was found, what is allowed, the nearest valid name."""
+    errors = error.errors(include_url=False)
+    missing = [_dotted(e["loc"]) for e in errors if e["type"] == "missing"]
+    unknown = [e for e in errors if e["type"] == "extra_forbidden"]
+    if unknown:  # a misspelled field often makes another one missing: name the cause
+        *parents, name = unknown[0]["loc"]
+        allowed = _fields(cls, data, parents)
+        return f"{_dotted(unknown[0]['loc'])} is an unknown field{nearest(name, allowed)}, expected one of {', '.join(allowed)}"
+    if missing:
+        return f"missing {', '.join(missing)}, which every such file needs"
+    first = errors[0]
+    where = _dotted(first["loc"])
+    if first["type"] in ("kind_missing", "kind_unknown", "table_expected"):
+        return f"{where}: {first['msg']}"
+    if first["type"] == "value_error":
+        return f"{where + ': ' if where else ''}{str(first['ctx']['error'])}"
+    expected = first["msg"].replace("tuple", "array").removeprefix("Input should be ").removeprefix("a ").removeprefix("valid ")
+    found = first["input"]
+    return f"{where}: found {found!r} ({type(found).__name__}), expected {expected}"
+
+
+def _dotted(location: Sequence[Any]) -> str:
+    return ".".join(str(part) for part in location if part not in ("str", "int"))
+
+
+def _fields(cls: Any, data: Any, location: Sequence[Any]) -> list[str]:
+    """Names of the fields allowed at a location, following the `kind` tags in the data."""
+    for part in location:
+        data = data[part] if isinstance(data, (dict, list)) else None
+        if isinstance(part, str):
+            field = cls.model_fields[part].annotation
+            cls = getattr(field, "__args__", (field,))[0]
+            cls = getattr(cls, "__args__", (cls,))[0] if not isinstance(cls, type) else cls
+        if isinstance(data, dict) and data.get("kind") in kinds(cls):
+            cls = kinds(cls)[data["kind"]]
+    return list(cls.model_fields)

@@ -1,0 +1,79 @@
+"""Live progress: a bar on a terminal, plain lines elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+PLAIN_EVERY = 10.0  # seconds between plain lines
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as short as it can be said.
+
+    >>> duration(75)
+    '1m15s'
+    """
+    seconds = max(0, round(seconds))
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds % 60:02d}s" if minutes else f"{seconds}s"
+
+
+@contextlib.contextmanager
+def progress(steps: int, *, quiet: bool = False) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that shows rows of training metrics."""
+    if quiet:
+        yield lambda row: None
+    elif sys.stdout.isatty():
+        with _bar(steps) as show:
+            yield show
+    else:
+        yield _plain(steps)
+
+
+def _left(row: dict[str, Any], steps: int) -> str:
+    return duration((steps - row["step"]) / max(row["steps_per_second"], 1e-9))
+
+
+def _plain(steps: int) -> Callable[[dict[str, Any]], None]:
+    last = -PLAIN_EVERY
+
+    def show(row: dict[str, Any]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < PLAIN_EVERY and "validation" not in row and row["step"] < steps:
+            return
+        last = now
+        parts = [f"step {row['step']}/{steps}", f"meta-loss {row['meta_loss']:.4f}"]
+        if "validation" in row:
+            parts.append(f"validation {row['validation']:.4f} (final loss {row['validation_final']:.4g})")
+        if row["skipped"]:
+            parts.append(f"skipped {row['skipped']}")
+        parts += [f"{row['steps_per_second']:.1f} steps/s", f"{_left(row, steps)} left"]
+        print(" | ".join(parts), flush=True)
+
+    return show
+
+
+@contextlib.contextmanager
+def _bar(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (
+        TextColumn("meta-training"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        TextColumn("loss {task.fields[loss]}  validation {task.fields[validation]}  {task.fields[speed]} left"),
+    )  # fmt: skip
+    with Progress(*columns) as bar:
+        line = bar.add_task("", total=steps, loss="compiling", validation="-", speed="?")
+
+        def show(row: dict[str, Any]) -> None:
+            fields = {
+                "loss": f"{row['meta_loss']:.4f}",
+                "speed": f"{row['steps_per_second']:.1f} steps/s, {_left(row, steps)}",
+            }
+            if "validation" in row:
+                fields["validation"] = f"{row['validation']:.4f}"
+            bar.update(line, completed=row["step"], **fields)
+
+        yield show

@@ -1,0 +1,184 @@
+"""Figures and self-contained HTML reports, readable on a phone."""
+
+import base64
+import html
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+from experiments import statistics
+from experiments.progress import duration
+from meta.trainer import Result, read_metrics
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 60rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; }
+img { width: 100%; height: auto; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #d8dee4; text-align: right; }
+th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
+tr.ours td { font-weight: 600; } .good { color: #1a7f37; } .bad { color: #b42318; } small { color: #59636e; }
+pre { background: #f6f8fa; padding: .8rem; overflow-x: auto; font-size: .85rem; }
+"""
+
+
+def number(value: float | None) -> str:
+    """Four significant digits; "diverged" for what is not finite."""
+    return f"{value:.4g}" if value is not None and math.isfinite(value) else "diverged"
+
+
+def page(title: str, body: str) -> str:
+    """A complete HTML document with nothing outside itself."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>"
+        f"<body><h1>{html.escape(title)}</h1>{body}</body></html>\n"
+    )
+
+
+def table(header: list[str], rows: list[list[str]], ours: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+    """An HTML table; cells are HTML already. Rows whose first cell is in `ours` are set off."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join(
+        f'<tr{" class=ours" if row[0] in ours else ""}>' + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+
+
+def image(path: Path, alt: str) -> str:
+    """A PNG embedded in the page."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+
+
+def _figure(width: float = 8.0, height: float = 4.5):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt, plt.figure(figsize=(width, height), layout="constrained")
+
+
+def training(out: Path, experiment: Any, result: Result) -> None:
+    """curves.png and report.html of a finished training."""
+    rows = read_metrics(out / "metrics.jsonl")
+    plt, figure = _figure()
+    loss_axes, final_axes = figure.subplots(1, 2)
+    loss_axes.plot([r["step"] for r in rows], [r["meta_loss"] for r in rows], lw=1, label="meta-loss, training")
+    checked = [r for r in rows if "validation" in r]
+    steps = [r["step"] for r in checked]
+    loss_axes.plot(steps, [r["validation"] for r in checked], "o-", ms=3, label="validation, averaged theta")
+    if result.validation_step:
+        loss_axes.axvline(result.validation_step, color="grey", ls=":", lw=1, label="theta that is kept")
+    loss_axes.set(xlabel="meta-step", ylabel="mean meta-loss per inner step")
+    loss_axes.legend(fontsize=8)
+    final_axes.plot(steps, [r["validation_final"] for r in checked], "o-", ms=3, color="tab:orange")
+    final_axes.set(xlabel="meta-step", ylabel=f"validation: loss after {experiment.meta.horizon} inner steps")
+    if all(r["validation_final"] > 0 for r in checked):
+        final_axes.set_yscale("log")
+    figure.savefig(out / "curves.png", dpi=130)
+    plt.close(figure)
+    facts = table(
+        ["", ""],
+        [
+            ["meta-steps", str(result.step)],
+            ["best validation meta-loss", f"{number(result.validation)} <small>(step {result.validation_step})</small>"],
+            ["meta-steps skipped", str(result.skipped)],
+            ["time", duration(result.seconds)],
+            ["seed", str(experiment.seed)],
+        ],
+    )
+    body = (
+        f"<p>{html.escape(experiment.description)}</p>{facts}{image(out / 'curves.png', 'meta-training curves')}"
+        f"<h2>Use it</h2><pre>import l2o\ntx = l2o.load({html.escape(repr(str(out)))}).optax()</pre>"
+        f"<p>Compare it: <code>l2o study STUDY --optimizer {html.escape(str(out))}</code></p>"
+        f"<h2>Config</h2><pre>{html.escape(experiment.toml())}</pre>"
+    )
+    _write(out, page(f"Meta-training {out.name}", body))
+
+
+def summary(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The main table of a study as text: per optimizer the mean of every measure, with 95 % intervals."""
+    extra = [name for name in ("heldout_loss", "heldout_accuracy") if name in results["rows"][0]]
+    columns = [*results["measures"], *extra]
+    rows = []
+    for name in results["curves"]:
+        runs = [row for row in results["rows"] if row["optimizer"] == name]
+        rates = sorted(set(results["chosen"].get(name, {}).values()))
+        cells = [name, " / ".join(f"{rate:.3g}" for rate in rates) or "learned"]
+        for column in columns:
+            mean, low, high = statistics.interval([row[column] for row in runs])
+            cells.append(f"{mean:.4g} ± {(high - low) / 2:.2g}" if math.isfinite(mean) else "diverged")
+        rows.append([*cells, str(sum(row["diverged"] for row in runs))])
+    return ["optimizer", "learning rate", *(c.replace("_", " ") for c in columns), "diverged"], rows
+
+
+def verdicts(results: dict[str, Any], name: str) -> list[str]:
+    """Sentences: for each measure, which optimizers a learned one is below, with an interval that excludes zero."""
+    sentences = []
+    for measure in results["measures"]:
+        pairs = [c for c in results["comparisons"] if c["optimizer"] == name and c["measure"] == measure]
+        below = [c["against"] for c in pairs if c["high"] is not None and c["high"] < 0]
+        above = [c["against"] for c in pairs if c["low"] is not None and c["low"] > 0]
+        rest = [c["against"] for c in pairs if c["against"] not in below + above]
+        parts = [f"{word} {', '.join(names)}" for word, names in
+                 (("below", below), ("above", above), ("undecided against", rest)) if names]  # fmt: skip
+        sentences.append(f"{name} at {measure}: {'; '.join(parts)}")
+    return sentences
+
+
+def study(out: Path, results: dict[str, Any]) -> None:
+    """curves.png and report.html of a study."""
+    plt, figure = _figure()
+    axes = figure.subplots()
+    for name, curve in results["curves"].items():
+        mean, low, high = ([math.nan if v is None else v for v in curve[k]] for k in ("mean", "low", "high"))
+        (line,) = axes.plot(mean, lw=2.2 if name in results["learned"] else 1.2, label=name)
+        axes.fill_between(range(len(mean)), low, high, color=line.get_color(), alpha=0.2, lw=0)
+    axes.set(xlabel="step", ylabel="loss", yscale="log", title="mean over runs, 95 % interval")
+    axes.legend(fontsize=9)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # log axes warn about curves that diverged everywhere
+        figure.savefig(out / "curves.png", dpi=130)
+    plt.close(figure)
+
+    header, rows = summary(results)
+    learned = set(results["learned"])
+    body = [f"<p>{html.escape(results['study']['description'])}</p>", image(out / "curves.png", "loss by step")]
+    body.append(f"<h2>Loss</h2>{table(header, rows, learned)}")
+    body.append(
+        f"<p><small>Means over {results['study']['runs']} runs with 95 % intervals, on starts, minibatches and data that "
+        "neither meta-training nor tuning saw; lower is better. Every optimizer sees the same starts and minibatches. "
+        "Several learning rates: one tuned for each measure.</small></p>"
+    )
+    for name in results["learned"]:
+        body.append(f"<h2>{html.escape(name)}, run by run against the others</h2>")
+        body.append("".join(f"<p>{html.escape(sentence)}.</p>" for sentence in verdicts(results, name)))
+        body.append(_comparisons(results, name))
+    body.append(f"<p><small>The study took {duration(results['seconds'])}.</small></p>")
+    _write(out, page(f"Study {out.name}", "".join(body)))
+
+
+def _comparisons(results: dict[str, Any], name: str) -> str:
+    pairs = [c for c in results["comparisons"] if c["optimizer"] == name]
+    rows = []
+    for c in pairs:
+        if c["difference"] is None:
+            difference = "a run diverged"
+        else:
+            kind = "good" if c["high"] < 0 else "bad" if c["low"] > 0 else ""
+            difference = f'<span class="{kind}">{c["difference"]:+.3g} [{c["low"]:+.3g}, {c["high"]:+.3g}]</span>'
+        wins = f"{c['win_rate']:.0%} <small>[{c['win_rate_low']:.0%}, {c['win_rate_high']:.0%}]</small>"
+        rows.append([html.escape(c["against"]), html.escape(c["measure"]), difference, wins])
+    return table(["against", "measure", "paired difference", "runs won"], rows)
+
+
+def _write(out: Path, text: str) -> None:
+    temporary = out / ".report.html.part"
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(out / "report.html")

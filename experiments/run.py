@@ -1,0 +1,129 @@
+"""A run directory: train into it, resume it, report it.
+
+  config.toml          the fully resolved experiment
+  metrics.jsonl        one row per chunk of meta-steps
+  checkpoints/         Orbax
+  optimizer.json, theta.safetensors   the artifact
+  curves.png, report.html
+"""
+
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import l2o
+from experiments import report
+from experiments.config import Experiment
+from experiments.progress import progress
+from l2o.errors import UserError
+from meta.trainer import Result
+from meta.trainer import train as meta_train
+
+LICENCE = "Apache-2.0"
+
+
+def fresh_directory(name: str, root: str | Path = "runs") -> Path:
+    """The first of runs/<name>-1, runs/<name>-2, ... that does not exist."""
+    n = 1
+    while (path := Path(root) / f"{name}-{n}").exists():
+        n += 1
+    return path
+
+
+def claim(out: Path) -> None:
+    """Create an empty output directory.
+
+    Raises:
+      UserError: the directory holds something, or cannot be created.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if any(out.iterdir()):
+            raise UserError(f"{out} is not empty and is never overwritten: choose another --out, or --resume the run in it")
+    except OSError as error:
+        raise UserError(f"{out} cannot be used as an output directory: {error.strerror}") from None
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def resumed_experiment(out: Path) -> Experiment:
+    """The experiment whose run is in a directory.
+
+    Raises:
+      UserError: there is none.
+    """
+    if not (out / "config.toml").is_file():
+        raise UserError(f"{out} holds no run to resume: config.toml is missing")
+    return Experiment.load(out / "config.toml")
+
+
+def train(experiment: Experiment, out: Path, *, resume: bool = False, quiet: bool = False) -> Result | None:
+    """Train an experiment into a directory, or resume it there.
+
+    Returns:
+      What came of it; None when a finished run was asked to resume, which changes nothing.
+
+    Raises:
+      UserError: the directory is in use, belongs to another config, or data is missing.
+    """
+    family = experiment.task.build("train")
+    learned = experiment.optimizer.build()
+    theta = _starting_theta(experiment)
+    identity = experiment.model_dump(mode="json")
+    if resume:
+        if (out / "report.html").is_file() and Experiment.load(out / "config.toml") == experiment:
+            return None
+    else:
+        claim(out)
+        write(out / "config.toml", experiment.toml())
+    with progress(experiment.meta.steps, quiet=quiet) as show:
+        result = meta_train(
+            out, learned, family, experiment.meta, seed=experiment.seed, identity=identity, theta=theta, report=show
+        )
+    l2o.save(out, experiment.optimizer, result.theta, provenance(experiment, result))
+    if result.finished:
+        report.training(out, experiment, result)
+    return result
+
+
+def _starting_theta(experiment: Experiment) -> Any:
+    if experiment.meta.init is None:
+        return None
+    loaded = l2o.load(experiment.meta.init)
+    if loaded.config != experiment.optimizer:
+        raise UserError(
+            f"meta.init: {experiment.meta.init!r} is a {loaded.config!r}, expected the architecture of this config, "
+            f"{experiment.optimizer!r}"
+        )
+    return loaded.theta
+
+
+def provenance(experiment: Experiment, result: Result) -> dict[str, Any]:
+    """How an artifact was made, as JSON."""
+    device = jax.devices()[0]
+    return {
+        "experiment": experiment.model_dump(mode="json"),
+        "command": " ".join(["l2o", *sys.argv[1:]]) if Path(sys.argv[0]).name in ("l2o", "__main__.py") else "python",
+        "seed": experiment.seed,
+        "meta_steps": result.step,
+        "finished": result.finished,
+        "validation_meta_loss": result.validation,
+        "validation_step": result.validation_step,
+        "skipped_meta_steps": result.skipped,
+        "seconds": round(result.seconds, 1),
+        "device": f"{device.platform}, {os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind,
+        "dtype": "float32",
+        "versions": {"l2o": l2o.__version__, "jax": jax.__version__, "python": platform.python_version()},
+        "date": time.strftime("%Y-%m-%d"),
+        "licence": LICENCE,
+    }

@@ -1,0 +1,60 @@
+"""Intervals and paired comparisons, by scipy.
+
+A diverged run has no finite loss: it is written as None and counts as the largest loss of all.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+CONFIDENCE = 0.95
+
+
+def interval(values: Sequence[float | None] | np.ndarray) -> tuple[float, float, float]:
+    """Mean and its 95 % Student t interval; the mean is infinite, and the interval unbounded, if any run diverged."""
+    from scipy import stats
+
+    x = _floats(values)
+    if not np.isfinite(x).all():
+        return math.inf, -math.inf, math.inf
+    error = stats.sem(x)
+    if error == 0:
+        return float(x.mean()), float(x.mean()), float(x.mean())
+    low, high = stats.t.interval(CONFIDENCE, len(x) - 1, loc=x.mean(), scale=error)
+    return float(x.mean()), float(low), float(high)
+
+
+def paired(ours: Sequence[float | None], theirs: Sequence[float | None]) -> dict[str, Any]:
+    """Paired difference `ours - theirs` with its 95 % interval, and the share of runs in which ours is lower.
+
+    The interval of the win rate is Wilson's. Ties count as half a win. A difference that diverged runs make
+    undefined is None.
+    """
+    from scipy import stats
+
+    a, b = _floats(ours), _floats(theirs)
+    wins = float(np.sum(a < b) + np.sum(a == b) / 2)
+    rate = stats.binomtest(math.floor(wins), len(a)).proportion_ci(CONFIDENCE, method="wilson")
+    found = {"win_rate": wins / len(a), "win_rate_low": rate.low, "win_rate_high": rate.high}
+    if np.isfinite(a).all() and np.isfinite(b).all():
+        mean, low, high = interval(a - b)
+        return {"difference": mean, "low": low, "high": high, **found}
+    return {"difference": None, "low": None, "high": None, **found}
+
+
+def curve(values: np.ndarray) -> dict[str, list[float | None]]:
+    """Mean over runs at every step with its 95 % interval, for values [runs, steps]; None where a run diverged."""
+    from scipy import stats
+
+    mean = values.mean(0)
+    half = stats.sem(values, axis=0) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
+    return {
+        name: [float(v) if math.isfinite(v) else None for v in series]
+        for name, series in (("mean", mean), ("low", mean - half), ("high", mean + half))
+    }
+
+
+def _floats(values: Sequence[float | None] | np.ndarray) -> np.ndarray:
+    return np.array([math.inf if v is None else v for v in values], np.float64)

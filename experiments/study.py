@@ -1,0 +1,183 @@
+"""A study: tuned baselines and learned optimizers on the same held-out tasks, starts and minibatches."""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import l2o
+from experiments import report, statistics
+from experiments.config import Study
+from experiments.run import claim, write
+from l2o.core import BaselineConfig
+from l2o.errors import UserError
+from l2o.registry import kinds, nearest
+from meta.evaluate import evaluate
+
+Say = Callable[[str], None]
+
+
+class Column(NamedTuple):
+    """One optimizer of a study: its name, `make(argument) -> Optimizer`, and the argument, None where it is tuned."""
+
+    name: str
+    make: Callable[[Any], l2o.Optimizer]
+    argument: Any
+    tuned: bool
+    learned: bool
+
+
+def columns(study: Study) -> list[Column]:
+    """The optimizers of a study, learned ones first.
+
+    Raises:
+      UserError: an optimizer that does not exist.
+    """
+    found = []
+    for name in study.optimizers:
+        if name in kinds(BaselineConfig):
+            baseline = kinds(BaselineConfig)[name]()
+            found.append(Column(name, baseline.build, None, True, False))
+            continue
+        known = [*l2o.names(), *kinds(BaselineConfig)]
+        if name not in known and not Path(name).is_dir():
+            raise UserError(
+                f"no optimizer named {name!r}{nearest(name, known)}: expected a directory or one of {', '.join(known)}"
+            )
+        loaded = l2o.load(name)
+        label = name if name in known else Path(name).resolve().name
+        found.append(Column(label, loaded.learned.bind, loaded.theta, False, True))
+    for baseline in study.baselines:
+        rate = getattr(baseline, "learning_rate", None)
+        found.append(Column(baseline.kind, baseline.build, rate, rate is None, False))
+    labels = [column.name for column in found]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise UserError(f"the study has two optimizers named {twice[0]!r}, expected different names")
+    return found
+
+
+def measures(study: Study) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """What is reported of the values [runs, horizon + 1]: the loss at each step, and the mean after 1 to s updates."""
+    steps = {f"step {s}": (lambda v, s=s: v[:, s]) for s in study.steps}
+    means = {f"mean to {s}": (lambda v, s=s: v[:, 1 : s + 1].mean(1)) for s in study.steps if s >= 100}
+    return {**steps, **means}
+
+
+def grid(study: Study) -> np.ndarray:
+    """The learning rates that are tried: powers of ten, `per_decade` of them to a decade."""
+    tune = study.tune
+    first, last = (round(math.log10(end) * tune.per_decade) for end in (tune.low, tune.high))
+    return 10.0 ** (np.arange(first, last + 1) / tune.per_decade)
+
+
+def tune(study: Study, column: Column, family: Any, say: Say) -> dict[str, float]:
+    """The best learning rate on the training family for each reported measure.
+
+    Raises:
+      UserError: no rate of the grid gives a finite loss.
+    """
+    rates, reported = grid(study), measures(study)
+    chosen_by = dict.fromkeys(reported, "")
+    candidates = dict(reported)
+    if study.tune.measure == "each":
+        chosen_by = {name: name for name in reported}
+    elif study.tune.measure == "mean":
+        chosen_by = dict.fromkeys(reported, "mean")
+        candidates["mean"] = lambda value: value[:, 1:].mean(1)
+    else:
+        chosen_by = dict.fromkeys(reported, "step")
+        candidates["step"] = lambda value: value[:, study.tune.measure]
+    key = jax.random.fold_in(jax.random.key(study.seed), 1)
+    scores: dict[str, list[float]] = {name: [] for name in candidates}
+    for rate in rates:
+        value = _values(study, column.make, float(rate), family, key, study.tune.runs)["value"]
+        for name, measure in candidates.items():
+            scores[name].append(float(np.mean(measure(value))))
+    best = {}
+    for name, by in chosen_by.items():
+        index = int(np.argmin(np.where(np.isfinite(scores[by]), scores[by], np.inf)))
+        if not np.isfinite(scores[by][index]):
+            raise UserError(f"{column.name}: no learning rate from {rates[0]:.3g} to {rates[-1]:.3g} gives a finite loss")
+        best[name] = float(rates[index])
+    edge = " (at the edge of the grid: widen it)" if {rates[0], rates[-1]} & set(best.values()) else ""
+    rates_said = sorted(set(best.values()))
+    if len(rates_said) == 1:
+        say(f"tuned {column.name}: learning rate {rates_said[0]:.3g}{edge}")
+    else:
+        say(f"tuned {column.name}: " + ", ".join(f"{rate:.3g} for {name}" for name, rate in best.items()) + edge)
+    return best
+
+
+def _values(study: Study, make: Any, argument: Any, family: Any, key: Any, runs: int) -> dict[str, np.ndarray]:
+    out = evaluate(make, argument, family, key, tasks=runs, horizon=study.horizon, batch=study.batch)
+    return {name: np.asarray(value, np.float64) for name, value in out.items()}
+
+
+def run(study: Study, out: Path, say: Say = print) -> dict[str, Any]:
+    """Run a study into an empty directory: results.json, curves.png, report.html, config.toml.
+
+    Returns:
+      The contents of results.json: "chosen" learning rates, one of "rows" per optimizer and seed, "curves" of mean
+      loss with 95 % intervals, and paired "comparisons" of each learned optimizer with every other one.
+    """
+    found, start = columns(study), time.perf_counter()
+    train, test = study.task.build("train"), study.task.build("test")
+    claim(out)
+    write(out / "config.toml", study.toml())
+    say(f"{study.runs} runs of {study.horizon} steps for each of {len(found)} optimizers")
+    key = jax.random.fold_in(jax.random.key(study.seed), 0)
+    names = list(measures(study))
+    chosen: dict[str, Any] = {}
+    rows, curves = [], {}
+    for column in found:
+        rates = tune(study, column, train, say) if column.tuned else dict.fromkeys(names, column.argument)
+        if not column.learned:
+            chosen[column.name] = rates
+        runs: dict[Any, dict[str, np.ndarray]] = {}
+        for rate in rates.values():
+            if id(rate) not in runs:
+                runs[id(rate)] = _values(study, column.make, rate, test, key, study.runs)
+        scored = {name: measure(runs[id(rates[name])]["value"]) for name, measure in measures(study).items()}
+        last = runs[id(rates[f"step {study.steps[-1]}"])]
+        curves[column.name] = statistics.curve(last["value"])
+        for seed in range(study.runs):
+            row = {"optimizer": column.name, "task": study.task.kind, "seed": seed}
+            row |= {name: _json(value[seed]) for name, value in scored.items()}
+            row |= {name: _json(value[seed]) for name, value in last.items() if name != "value"}
+            rows.append(row | {"diverged": bool(not np.isfinite(last["value"][seed]).all())})
+        say(f"ran {column.name}: " + ", ".join(f"{value.mean():.4g} at {name}" for name, value in scored.items()))
+    results = {
+        "study": study.model_dump(mode="json"),
+        "learned": [column.name for column in found if column.learned],
+        "chosen": chosen,
+        "measures": names,
+        "rows": rows,
+        "curves": curves,
+        "comparisons": compare(rows, [c.name for c in found], [c.name for c in found if c.learned], names),
+        "seconds": round(time.perf_counter() - start, 1),
+    }
+    write(out / "results.json", json.dumps(results) + "\n")
+    report.study(out, results)
+    return results
+
+
+def compare(rows: list[dict[str, Any]], names: list[str], learned: list[str], reported: list[str]) -> list[dict[str, Any]]:
+    """Paired comparisons, run by run, of each learned optimizer with every other one."""
+    by_name = {name: [row for row in rows if row["optimizer"] == name] for name in names}
+    found = []
+    for ours in learned:
+        for other in names:
+            for measure in reported if other != ours else []:
+                a, b = ([row[measure] for row in by_name[name]] for name in (ours, other))
+                found.append({"optimizer": ours, "against": other, "measure": measure, **statistics.paired(a, b)})
+    return found
+
+
+def _json(value: Any) -> float | None:
+    return float(value) if math.isfinite(value) else None

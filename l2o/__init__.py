@@ -1,0 +1,52 @@
+"""l2o: learned optimizers, and the contract they share with every hand-designed one.
+
+>>> import l2o
+>>> tx = l2o.load("lstm").optax()  # an ordinary optax transformation
+"""
+
+from l2o import baselines as baselines
+from l2o import gradient as gradient
+from l2o.artifact import Loaded, load, names, save
+from l2o.core import (
+    BaselineConfig,
+    Evaluation,
+    LearnedOptimizer,
+    Objective,
+    Optimizer,
+    OptimizerConfig,
+    Problem,
+    Task,
+    Trajectory,
+    in_unit_cube,
+)
+from l2o.errors import UserError
+from l2o.interop.optax import from_optax
+from l2o.registry import Config, by_kind, kinds, register
+from l2o.space import Space
+from l2o.unroll import unroll
+
+__all__ = [
+    "BaselineConfig",
+    "Config",
+    "Evaluation",
+    "LearnedOptimizer",
+    "Loaded",
+    "Objective",
+    "Optimizer",
+    "OptimizerConfig",
+    "Problem",
+    "Space",
+    "Task",
+    "Trajectory",
+    "UserError",
+    "by_kind",
+    "from_optax",
+    "in_unit_cube",
+    "kinds",
+    "load",
+    "names",
+    "register",
+    "save",
+    "unroll",
+]
+__version__ = "0.1.0"

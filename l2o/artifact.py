@@ -1,0 +1,199 @@
+"""Trained optimizers on disk: JSON and safetensors, never pickle. Loading an artifact executes nothing from it.
+
+An artifact is a directory with
+
+  optimizer.json      format version, the architecture's config, provenance, checksum, a stored five-step output
+  theta.safetensors   the meta-parameters, one tensor per leaf
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import safetensors
+import safetensors.numpy
+from pydantic import ValidationError
+
+from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Task, Theta
+from l2o.errors import UserError
+from l2o.registry import kinds, nearest, parse
+from l2o.space import Space
+from l2o.unroll import unroll
+
+FORMAT = "l2o-optimizer"
+VERSION = 1
+ZOO = Path(__file__).parent / "zoo"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained optimizer.
+
+    Attributes:
+      config: the architecture's configuration.
+      theta: the meta-parameters.
+      provenance: how it was made: config, command, seed, cost, held-out scores, licence.
+      check: the stored output of `five_steps`.
+    """
+
+    config: OptimizerConfig
+    theta: Theta
+    provenance: dict[str, Any]
+    check: list[float]
+
+    @cached_property
+    def learned(self) -> LearnedOptimizer:
+        """The architecture."""
+        return self.config.build()
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer with its trained meta-parameters bound."""
+        return self.learned.bind(self.theta)
+
+    def optax(self, horizon: int | None = None) -> optax.GradientTransformationExtraArgs:
+        """An ordinary optax transformation.
+
+        Args:
+          horizon: number of steps the run will have, for optimizers that read it.
+
+        Raises:
+          TypeError: the family does not read gradients.
+        """
+        if self.learned.native is None:
+            raise TypeError(f"a {self.config.kind!r} optimizer does not read gradients, so it has no optax form")
+        return self.learned.native(self.theta, horizon)
+
+
+def names() -> list[str]:
+    """Names of the shipped optimizers."""
+    return sorted(path.parent.name for path in ZOO.glob("*/optimizer.json"))
+
+
+def five_steps(optimizer: Optimizer) -> list[float]:
+    """Values along five steps on a fixed quadratic bowl: the stored output that pins an artifact's behaviour."""
+    curvature = jnp.array([0.1, 0.5, 1.0, 4.0])
+    problem = Problem(Space.free(), start=jnp.array([1.0, -1.0, 0.5, 0.25]), horizon=jnp.asarray(5))
+    task = Task.from_loss(lambda key, x: 0.5 * jnp.sum(curvature * x**2), problem)
+    init_key, run_key = jax.random.split(jax.random.key(0))
+    state = optimizer.init(init_key, problem)
+    _, trajectory = jax.jit(lambda s: unroll(optimizer, task, s, run_key, 6))(state)
+    return [float(v) for v in np.min(np.asarray(trajectory.evaluation.value), axis=-1)]
+
+
+def _flat(theta: Theta) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(theta)
+    return {jax.tree_util.keystr(path, simple=True, separator="//"): leaf for path, leaf in leaves}
+
+
+def save(path: str | Path, config: OptimizerConfig, theta: Theta, provenance: dict[str, Any] | None = None) -> Path:
+    """Write an artifact into a directory, replacing one that is there.
+
+    Args:
+      path: directory, created if missing.
+      config: the architecture's configuration.
+      theta: meta-parameters that fit it.
+      provenance: anything JSON can hold.
+
+    Returns:
+      The directory.
+    """
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    blob = safetensors.numpy.save({name: np.asarray(leaf) for name, leaf in _flat(theta).items()})
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "config": config.model_dump(mode="json"),
+        "theta_sha256": hashlib.sha256(blob).hexdigest(),
+        "five_steps": five_steps(config.build().bind(theta)),
+        "provenance": provenance or {},
+    }
+    for name, data in (
+        ("theta.safetensors", blob),
+        ("optimizer.json", (json.dumps(document, indent=2) + "\n").encode()),
+    ):
+        temporary = path / f".{name}.part"
+        temporary.write_bytes(data)
+        temporary.replace(path / name)
+    return path
+
+
+def load(name_or_dir: str | Path) -> Loaded:
+    """Load a shipped optimizer by name, or one of your own from a directory.
+
+    Args:
+      name_or_dir: a name that `l2o list` shows, a run directory, or an artifact directory.
+
+    Raises:
+      UserError: no such optimizer (the message lists the names that exist), or a file that is missing, damaged,
+        truncated, foreign, or of a newer format.
+
+    >>> import l2o
+    >>> tx = l2o.load("lstm").optax()
+    """
+    path = Path(name_or_dir)
+    if isinstance(name_or_dir, str) and name_or_dir in names():
+        path = ZOO / name_or_dir
+    elif not path.is_dir():
+        hint = nearest(name_or_dir, names())
+        known = ", ".join(names()) or "none"
+        raise UserError(f"no optimizer named {str(name_or_dir)!r}{hint}: expected a directory or one of {known}")
+    return _read(path)
+
+
+def _read(path: Path) -> Loaded:
+    header = path / "optimizer.json"
+    document = _read_header(header)
+    if document.get("version") != VERSION:
+        raise UserError(f"{header} has format version {document.get('version')!r}; this l2o reads version {VERSION}")
+    try:
+        config = parse(OptimizerConfig, document["config"])
+        checksum, check, provenance = document["theta_sha256"], document["five_steps"], document["provenance"]
+    except (KeyError, ValueError, ValidationError) as error:
+        known = ", ".join(kinds(OptimizerConfig))
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{header} is damaged or needs a kind that is not imported (known: {known}): {reason}") from None
+    return Loaded(config, _read_theta(path / "theta.safetensors", config, checksum), provenance, check)
+
+
+def _read_header(header: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(header.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{header.parent} holds no optimizer: optimizer.json is missing") from None
+    except OSError as error:
+        raise UserError(f"{header} cannot be read: {error.strerror}") from None
+    except ValueError:  # not UTF-8 or not JSON
+        raise UserError(f"{header} is damaged: expected a JSON document") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise UserError(f'{header} is not an l2o optimizer: expected "format": "{FORMAT}"')
+    return document
+
+
+def _read_theta(file: Path, config: OptimizerConfig, checksum: str) -> Theta:
+    try:
+        blob = file.read_bytes()
+    except OSError:
+        raise UserError(f"{file} is missing or cannot be read") from None
+    if hashlib.sha256(blob).hexdigest() != checksum:
+        raise UserError(f"{file} is damaged or truncated: its checksum differs from the one in optimizer.json")
+    try:
+        tensors = safetensors.numpy.load(blob)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{file} is not a safetensors file: {error}") from None
+    template = jax.eval_shape(config.build().init, jax.random.key(0))
+    expected = {name: (leaf.shape, leaf.dtype) for name, leaf in _flat(template).items()}
+    found = {name: (leaf.shape, leaf.dtype) for name, leaf in tensors.items()}
+    if expected != found:
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        raise UserError(f"{file} does not fit its config: tensor {wrong[0]!r} is {found.get(wrong[0], 'missing')}, "
+                        f"expected {expected.get(wrong[0], 'absent')}")
+    return jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(tensors[name]) for name in expected])

@@ -1,0 +1,208 @@
+"""The contract: every iterative optimizer is a sequence model over its own history.
+
+`x_{t+1} = A_theta(x_{1:t}, y_{1:t}; context)`. A coordinatewise LSTM that reads gradients, an RNN that proposes
+queries, a learned evolution strategy and a transformer that reads a study as text are four architectures of `A`;
+all of them are an `Optimizer`, and so is every hand-designed baseline.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from l2o.registry import Config
+from l2o.space import Space, X
+
+State = Any  # an optimizer's state: a pytree of arrays with a stable structure
+Theta = Any  # meta-parameters: a pytree of arrays
+Carry = Any  # the running state of an objective
+
+
+class Problem(NamedTuple):
+    """What an optimizer may know before its first query. A pytree of data.
+
+    Attributes:
+      space: the domain.
+      start: first point (gradient-based) or centre (population-based).
+      scale: initial step size or sigma_0, in the space's own units.
+      horizon: number of steps the run will have; data, so that changing it does not recompile.
+      context: encoded metadata, for example token ids.
+    """
+
+    space: Space
+    start: X
+    scale: Float[Array, ""] | float = 1.0
+    horizon: Int[Array, ""] | int = 100
+    context: Any = None
+
+
+class Evaluation(NamedTuple):
+    """What an optimizer is told about its n queries.
+
+    Attributes:
+      value: objective values, always minimised; NaN or +inf marks a failed query.
+      gradient: gradients with a leading axis n, or None for black-box tasks.
+    """
+
+    value: Float[Array, "n"]
+    gradient: X | None = None
+
+
+class Optimizer(NamedTuple):
+    """Three pure functions, fit for jit, vmap and scan.
+
+    Attributes:
+      init: `(key, Problem) -> State`.
+      ask: `(key, State) -> (X[n, ...], State)`; always a leading axis n, point methods have n = 1. May be called
+        again before `tell`.
+      tell: `(key, State, X[n, ...], Evaluation) -> State`.
+    """
+
+    init: Callable[[PRNGKeyArray, Problem], State]
+    ask: Callable[[PRNGKeyArray, State], tuple[X, State]]
+    tell: Callable[[PRNGKeyArray, State, X, Evaluation], State]
+
+
+class LearnedOptimizer(NamedTuple):
+    """An architecture: meta-parameters in, optimizer out.
+
+    Attributes:
+      init: `(key) -> Theta`, fresh meta-parameters.
+      bind: `(Theta) -> Optimizer`; pure, so that one differentiates and vmaps straight through it.
+      native: `(Theta, horizon) -> optax.GradientTransformationExtraArgs` for gradient-based families, else None.
+      log_prob: `(Theta, Problem, Trajectory) -> {"x": Float[T], "y": Float[T]}` for families with a likelihood,
+        else None.
+    """
+
+    init: Callable[[PRNGKeyArray], Theta]
+    bind: Callable[[Theta], Optimizer]
+    native: Callable[[Theta, Any], optax.GradientTransformationExtraArgs] | None = None
+    log_prob: Callable[[Theta, Problem, "Trajectory"], dict[str, Array]] | None = None
+
+
+class Trajectory(NamedTuple):
+    """A history `(x, y)_{1:T}`.
+
+    Attributes:
+      x: queries with leading axes [T, n], or None where the caller kept values alone.
+      evaluation: what was told, leading axes [T, n].
+      mask: which steps lie within the problem's horizon.
+    """
+
+    x: X
+    evaluation: Evaluation
+    mask: Bool[Array, "T"]
+
+
+class Task(NamedTuple):
+    """One thing to optimize.
+
+    Attributes:
+      problem: what the optimizer may know.
+      evaluate: `(key, X[n, ...]) -> Evaluation`.
+      measure: `(key, X) -> dict` of held-out loss, accuracy, ... at one point (no leading axis), for reports; never
+        seen by the optimizer.
+      info: what only a judge may know, for example the optimum.
+    """
+
+    problem: Problem
+    evaluate: Callable[[PRNGKeyArray, X], Evaluation]
+    measure: Callable[[PRNGKeyArray, X], dict[str, Array]] = lambda key, x: {}
+    info: dict[str, Any] = {}
+
+    @classmethod
+    def from_loss(cls, loss: Callable[[PRNGKeyArray, X], Float[Array, ""]], problem: Problem, **kwargs) -> "Task":
+        """A differentiable task from `loss(key, x) -> scalar`. The one place where inner gradients are taken.
+
+        For n = 1 the leading axis is squeezed rather than vmapped over, which keeps a lifted optimizer equal to a
+        plain loop to the last bit.
+        """
+        value_and_grad = jax.value_and_grad(loss, argnums=1)
+
+        def evaluate(key: PRNGKeyArray, x: X) -> Evaluation:
+            n = population_size(x)
+            if n == 1:
+                value, gradient = value_and_grad(key, jax.tree.map(lambda a: a[0], x))
+                return Evaluation(value[None], jax.tree.map(lambda a: a[None], gradient))
+            return Evaluation(*jax.vmap(value_and_grad)(jax.random.split(key, n), x))
+
+        return cls(problem, evaluate, **kwargs)
+
+    def with_horizon(self, horizon: Int[Array, ""] | int) -> "Task":
+        """The same task with another number of steps."""
+        return self._replace(problem=self.problem._replace(horizon=jnp.asarray(horizon)))
+
+
+class Objective(NamedTuple):
+    """A running meta-loss over the history, so that it survives truncation.
+
+    Attributes:
+      init: `(Task) -> Carry`.
+      step: `(Carry, t, X[n, ...], Evaluation) -> (Carry, loss)`, where t counts the updates made so far.
+    """
+
+    init: Callable[[Task], Carry]
+    step: Callable[[Carry, Any, X, Evaluation], tuple[Carry, Float[Array, ""]]]
+
+
+class OptimizerConfig(Config):
+    """Room of the learned optimizers; a subclass lives beside its architecture and builds it."""
+
+    kind: str
+
+    def build(self) -> LearnedOptimizer:
+        """The architecture this configuration describes."""
+        raise TypeError(f"{type(self).__name__} does not define build()")
+
+
+class BaselineConfig(Config):
+    """Room of the hand-designed optimizers."""
+
+    kind: str
+
+    def build(self) -> Optimizer:
+        """The optimizer this configuration describes."""
+        raise TypeError(f"{type(self).__name__} does not define build()")
+
+
+def population_size(x: X) -> int:
+    """Length of the leading axis that all leaves of a batch of queries share (1 for an empty tree)."""
+    leaves = jax.tree.leaves(x)
+    return leaves[0].shape[0] if leaves else 1
+
+
+def in_unit_cube(optimizer: Optimizer) -> Optimizer:
+    """Run an optimizer that thinks in the unit cube on any box.
+
+    The inner optimizer sees a problem whose start, queries and bounds are in [0, 1]; asks are mapped out, tells are
+    mapped in, and gradients are scaled by the chain rule. On a free space it changes nothing.
+    """
+
+    def to_unit(space: Space, x: X) -> X:
+        return jax.vmap(space.to_unit)(x)
+
+    def unit(space: Space) -> Space:
+        if space.is_free:
+            return space
+        return Space(jax.tree.map(jnp.zeros_like, space.low), jax.tree.map(jnp.ones_like, space.high))
+
+    def init(key, problem):
+        inner = problem._replace(space=unit(problem.space), start=problem.space.to_unit(problem.start))
+        return problem.space, optimizer.init(key, inner)
+
+    def ask(key, state):
+        space, inner = state
+        u, inner = optimizer.ask(key, inner)
+        return jax.vmap(space.from_unit)(u), (space, inner)
+
+    def tell(key, state, x, evaluation):
+        space, inner = state
+        gradient = evaluation.gradient
+        if gradient is not None and not space.is_free:
+            gradient = jax.tree.map(lambda g, lo, hi: g * (hi - lo), gradient, space.low, space.high)
+        return space, optimizer.tell(key, inner, to_unit(space, x), evaluation._replace(gradient=gradient))
+
+    return Optimizer(init, ask, tell)

@@ -1,0 +1,49 @@
+"""All floating-point leaves of a pytree as one vector of real coordinates, and back.
+
+One call of a coordinatewise network then serves a whole model, whatever the number, shape and dtype of its leaves.
+Complex leaves count as two real coordinates each. Integer and boolean leaves have no coordinates.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def _is_inexact(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+
+
+def _is_complex(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
+
+
+def _count(leaf: Any) -> int:
+    return jnp.size(leaf) * (2 if _is_complex(leaf) else 1) if _is_inexact(leaf) else 0
+
+
+def merge(tree: Any) -> Float[Array, "n"]:
+    """The coordinates of a pytree as one float32 vector (float64 where a leaf is float64)."""
+    parts = []
+    for leaf in filter(_is_inexact, jax.tree.leaves(tree)):
+        flat = jnp.ravel(leaf)
+        parts += [flat.real, flat.imag] if _is_complex(leaf) else [flat]
+    dtype = jnp.result_type(jnp.float32, *parts)
+    return jnp.concatenate([jnp.zeros(0, dtype), *(part.astype(dtype) for part in parts)])
+
+
+def split(vector: Float[Array, "n"], like: Any) -> Any:
+    """Inverse of `merge`: a pytree with the structure, shapes and dtypes of `like`; zero for leaves without coordinates."""
+    leaves, tree = jax.tree.flatten(like)
+    out, start = [], 0
+    for leaf in leaves:
+        part = vector[start : start + _count(leaf)]
+        start += _count(leaf)
+        if _is_complex(leaf):
+            part = jax.lax.complex(*jnp.split(part, 2))
+        if _is_inexact(leaf):
+            out.append(part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf)))
+        else:
+            out.append(jnp.zeros(jnp.shape(leaf), jnp.int8))
+    return jax.tree.unflatten(tree, out)

@@ -1,0 +1,118 @@
+"""The coordinatewise LSTM optimizer of Andrychowicz et al. (2016).
+
+"Learning to learn by gradient descent by gradient descent", https://arxiv.org/abs/1606.04474. One small LSTM is
+applied to every coordinate with shared weights and a hidden state of its own:
+
+  theta_{t+1} = theta_t + scale * g_t,   (g_t, h_{t+1}) = m(preprocess(grad_t), h_t, phi)      (their section 2.1)
+"""
+
+from typing import Any, Literal
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+from pydantic import Field
+
+from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
+from l2o.gradient.coordinates import merge, split
+from l2o.interop.optax import gradient_based
+from l2o.registry import register
+
+State = tuple[tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]], ...]
+
+
+@register
+class LSTMConfig(OptimizerConfig):
+    """Coordinatewise LSTM (Andrychowicz et al. 2016).
+
+    Attributes:
+      layers: stacked LSTM layers, at least 1.
+      hidden: units per layer, at least 1. The state is 8 * layers * hidden bytes per parameter.
+      preprocessing: "log" for their appendix A, or "none" to feed the raw gradient (their quadratics).
+      p: range of the log preprocessing, in nepers: gradients below exp(-p) are treated linearly; positive.
+      output_scale: factor on the network's output, in units of the parameters; positive.
+    """
+
+    kind: Literal["lstm"] = "lstm"
+    layers: int = Field(2, ge=1, le=16)
+    hidden: int = Field(20, ge=1, le=1024)
+    preprocessing: Literal["log", "none"] = "log"
+    p: float = Field(10.0, gt=0, le=80)
+    output_scale: float = Field(0.1, gt=0)
+
+    def build(self) -> LearnedOptimizer:
+        """The architecture: `init`, `bind` and the native optax transformation."""
+        return lstm(self)
+
+
+def log_and_sign(gradient: Float[Array, "n"], p: float) -> Float[Array, "2 n"]:
+    """Their appendix A: `(log|g| / p, sign g)` where `|g| >= e^-p`, else `(-1, e^p g)`."""
+    magnitude = jnp.abs(gradient)
+    large = magnitude >= jnp.exp(-p)
+    log = jnp.log(jnp.where(large, magnitude, 1.0)) / p
+    return jnp.stack([jnp.where(large, log, -1.0), jnp.where(large, jnp.sign(gradient), jnp.exp(p) * gradient)])
+
+
+def cell(
+    inputs: Float[Array, "features n"],
+    state: tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]],
+    name: str,
+) -> tuple[Float[Array, "hidden n"], tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]]]:
+    """One LSTM layer over n coordinates; call inside `hk.transform`.
+
+    The coordinates run along the last axis, so that the gates are split between rows and every elementwise
+    operation is a long contiguous loop. Forget bias 1, as in haiku's LSTM.
+    """
+    h, c = state
+    features = inputs.shape[0] + h.shape[0]
+    with hk.experimental.name_scope(name):
+        w = hk.get_parameter(
+            "w", [4 * h.shape[0], features], init=hk.initializers.TruncatedNormal(features**-0.5)
+        )
+        b = hk.get_parameter("b", [4 * h.shape[0]], init=jnp.zeros)
+    i, g, f, o = jnp.split(w @ jnp.concatenate([inputs, h]) + b[:, None], 4)
+    c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return h, (h, c)
+
+
+def lstm(config: LSTMConfig) -> LearnedOptimizer:
+    """Build the coordinatewise LSTM.
+
+    The optax state is, per layer, the pair (h, c) of shape [hidden, n], where n counts the real coordinates of all
+    floating-point leaves of the parameters together. Works on any pytree, scalars and empty leaves included.
+    """
+
+    def network(gradient: Float[Array, "n"], state: State) -> tuple[Float[Array, "n"], State]:
+        x = log_and_sign(gradient, config.p) if config.preprocessing == "log" else gradient[None]
+        new = []
+        for layer, layer_state in enumerate(state):
+            x, layer_state = cell(x, layer_state, f"lstm_{layer}")
+            new.append(layer_state)
+        with hk.experimental.name_scope("output"):
+            w = hk.get_parameter("w", [1, config.hidden], init=hk.initializers.TruncatedNormal(config.hidden**-0.5))
+            b = hk.get_parameter("b", [1], init=jnp.zeros)
+        return config.output_scale * ((w @ x)[0] + b), tuple(new)
+
+    transformed = hk.without_apply_rng(hk.transform(network))
+
+    def zeros(vector: Float[Array, "n"]) -> State:
+        start = jnp.zeros((config.hidden, vector.size), vector.dtype)
+        return tuple((start, start) for _ in range(config.layers))
+
+    def init(key) -> Theta:
+        return transformed.init(key, jnp.zeros(1), zeros(jnp.zeros(1)))
+
+    def native(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
+        del horizon  # the 2016 optimizer does not know how long it will run
+
+        def update(updates, state, params=None, **extra):
+            del params, extra
+            output, state = transformed.apply(theta, merge(updates), state)
+            return split(output, updates), state
+
+        return optax.GradientTransformationExtraArgs(lambda params: zeros(merge(params)), update)
+
+    return gradient_based(init, native)

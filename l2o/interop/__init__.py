@@ -1,0 +1,1 @@
+"""Bridges to other libraries; names, text and host loops stay here."""

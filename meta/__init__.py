@@ -1,0 +1,4 @@
+"""How an optimizer is learned. Importing a file here registers its kinds."""
+
+from meta import estimator as estimator
+from meta import objective as objective

@@ -1,0 +1,65 @@
+"""Complete runs of an optimizer on many tasks of a family: validation, tuning and studies all call this."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from l2o.core import Evaluation, Objective, Optimizer, Trajectory
+from l2o.unroll import unroll, values_only
+from meta.objective import accumulate
+from tasks.family import TaskFamily
+
+
+@functools.partial(jax.jit, static_argnames=("make", "tasks", "horizon", "batch", "objective"))
+def evaluate(
+    make: Callable[[Any], Optimizer],
+    argument: Any,
+    family: TaskFamily,
+    key: PRNGKeyArray,
+    *,
+    tasks: int,
+    horizon: int,
+    batch: int | None = None,
+    objective: Objective | None = None,
+) -> dict[str, Float[Array, "tasks ..."]]:
+    """Run an optimizer on freshly drawn tasks.
+
+    Task i depends on the key and on i alone, so different optimizers with one key see the same starts and the same
+    minibatches.
+
+    Args:
+      make: builds the optimizer from `argument` (theta, a learning rate), which may be traced; static.
+      argument: see `make`.
+      family: where tasks come from.
+      key: randomness.
+      tasks: how many tasks.
+      horizon: updates in a run.
+      batch: tasks computed side by side, to bound memory; all when None.
+      objective: also report its mean loss per update as "objective".
+
+    Returns:
+      "value" [tasks, horizon + 1], the value after t updates, and each measure of the task at the last point [tasks].
+    """
+    optimizer = make(argument)
+
+    def one(key):
+        sample_key, init_key, run_key, measure_key = jax.random.split(key, 4)
+        task = family.task(family.sample(sample_key)).with_horizon(horizon)
+        state = optimizer.init(init_key, task.problem)
+        state, run = unroll(optimizer, task, state, run_key, horizon, record=values_only)
+        _, last = unroll(optimizer, task, state, run_key, 1, horizon)
+        value = jnp.append(run.evaluation.value.min(-1), last.evaluation.value.min())
+        best = jnp.argmin(last.evaluation.value[0])
+        out = {"value": value, **task.measure(measure_key, jax.tree.map(lambda a: a[0, best], last.x))}
+        if objective is not None:
+            evaluation = Evaluation(jnp.append(run.evaluation.value, last.evaluation.value, axis=0))
+            history = Trajectory(None, evaluation, jnp.append(run.mask, last.mask))
+            out["objective"] = accumulate(objective, objective.init(task), history)[1][1:].mean()
+        return out
+
+    keys = jax.random.split(key, tasks)
+    return jax.lax.map(one, keys, batch_size=min(batch or tasks, tasks))

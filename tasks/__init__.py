@@ -1,0 +1,9 @@
+"""What is optimized: families that sample tasks as pytrees. Importing a file here registers its kinds."""
+
+from tasks import datasets as datasets
+from tasks import quadratic as quadratic
+from tasks import supervised as supervised
+from tasks.datasets import DatasetConfig
+from tasks.family import FamilyConfig, TaskFamily
+
+__all__ = ["DatasetConfig", "FamilyConfig", "TaskFamily"]

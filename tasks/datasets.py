@@ -1,0 +1,206 @@
+"""Image classification data: scikit-learn's bundled digits, and files from a folder the user names."""
+
+import gzip
+import os
+import struct
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from l2o.errors import UserError
+from l2o.registry import Config, register
+from tasks.family import Split
+
+HOLDOUT = 0.2  # share of the images that no inner training ever sees, when the data brings no test set of its own
+SHUFFLE_SEED = 2016
+
+
+class Dataset(NamedTuple):
+    """Images and labels of one split.
+
+    Attributes:
+      images: float32 [n, height, width, channels], in [0, 1].
+      labels: int32 [n].
+      heldout_images, heldout_labels: images that no inner training sees, for measuring generalization.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    heldout_images: np.ndarray
+    heldout_labels: np.ndarray
+
+
+class DatasetConfig(Config):
+    """Room of the datasets.
+
+    Attributes:
+      white: the largest pixel value, a fact of the format; images are divided by it.
+    """
+
+    kind: str
+    white: ClassVar[float] = 255.0
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+        """Training images [n, h, w, c] and labels [n], then the official test set's, or None."""
+        raise TypeError(f"{type(self).__name__} does not define arrays()")
+
+    def load(self, split: Split) -> Dataset:
+        """Read the data and cut it: half for meta-training, half for studies, and a part that neither trains on.
+
+        The images are permuted with a fixed seed first. "train" and "test" share no image, and the held-out part
+        (the official test set, else a fifth of all images) belongs to neither.
+        """
+        images, labels, test_images, test_labels = self.arrays()
+        order = np.random.default_rng(SHUFFLE_SEED).permutation(len(images))
+        images, labels = images[order], labels[order]
+        if test_images is None or test_labels is None:
+            n = round(HOLDOUT * len(images))
+            test_images, test_labels = images[:n], labels[:n]
+            images, labels = images[n:], labels[n:]
+        half = len(images) // 2
+        part = slice(0, half) if split == "train" else slice(half, None)
+        return Dataset(
+            (images[part] / self.white).astype(np.float32),
+            labels[part].astype(np.int32),
+            (test_images / self.white).astype(np.float32),
+            test_labels.astype(np.int32),
+        )
+
+
+@register
+class DigitsConfig(DatasetConfig):
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, 10 classes; bundled, needs no folder."""
+
+    kind: Literal["digits"] = "digits"
+    white: ClassVar[float] = 16.0
+
+    def arrays(self):
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        return digits.images[..., None], digits.target, None, None
+
+
+class FolderConfig(DatasetConfig):
+    """A dataset in a folder.
+
+    Attributes:
+      data_dir: the folder; when left out, the environment variable L2O_DATA names it.
+    """
+
+    data_dir: str | None = Field(None, min_length=1)
+
+    def find(self, *names: str) -> Path | None:
+        """The first of the files that exists in the folder, in a subfolder named after the kind, or in
+        "cifar-10-batches-bin"; each also with ".gz".
+
+        Raises:
+          UserError: no folder is named, or it does not exist.
+        """
+        chosen = self.data_dir or os.environ.get("L2O_DATA")
+        if not chosen:
+            raise UserError(f"{self.kind} needs a data folder: set data_dir in the config or the environment variable L2O_DATA")
+        folder = Path(chosen).expanduser()
+        if not folder.is_dir():
+            raise UserError(f"{self.kind}: the data folder {folder} does not exist")
+        for place in (folder, folder / self.kind, folder / "cifar-10-batches-bin"):
+            for name in names:
+                for candidate in (place / name, place / f"{name}.gz"):
+                    if candidate.is_file():
+                        return candidate
+        return None
+
+    def need(self, *names: str) -> Path:
+        """Like `find`, but a missing file is an error that names it."""
+        path = self.find(*names)
+        if path is None:
+            folder = self.data_dir or os.environ.get("L2O_DATA")
+            raise UserError(f"{self.kind}: {names[0]} (or {names[0]}.gz) is missing in {folder}")
+        return path
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a file, unpacked when its name ends in .gz.
+
+    Raises:
+      UserError: the file cannot be read or is a damaged archive.
+    """
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[reportAttributeAccessIssue]
+        raise UserError(f"{path} cannot be read or is damaged: {error}") from None
+
+
+def read_idx(path: Path, dimensions: int) -> np.ndarray:
+    """An array of unsigned bytes in the IDX format of MNIST.
+
+    Raises:
+      UserError: wrong magic number, or a length that does not match the header.
+    """
+    raw = read(path)
+    header = 4 + 4 * dimensions
+    if len(raw) < header or raw[:4] != bytes([0, 0, 8, dimensions]):
+        raise UserError(f"{path} is damaged: expected an IDX file of unsigned bytes with {dimensions} dimensions")
+    shape = struct.unpack(f">{dimensions}I", raw[4:header])
+    if len(raw) != header + int(np.prod(shape, dtype=np.int64)):
+        raise UserError(f"{path} is damaged: its header promises {shape} bytes, found {len(raw) - header} bytes")
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape)
+
+
+def _images_and_labels(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+    x, y = read_idx(images, 3)[..., None].astype(np.float32), read_idx(labels, 1)
+    if len(x) != len(y):
+        raise UserError(f"{images} has {len(x)} images but {labels} has {len(y)} labels")
+    if len(x) < 10:
+        raise UserError(f"{images} has {len(x)} images, expected at least 10")
+    if y.max() > 9:
+        raise UserError(f"{labels} is damaged: expected labels 0 to 9, found {y.max()}")
+    return x, y
+
+
+@register
+class MNISTConfig(FolderConfig):
+    """MNIST in IDX files, 28 x 28 pixels. A folder with only the 10,000 test images works too."""
+
+    kind: Literal["mnist"] = "mnist"
+
+    def arrays(self):
+        if self.find("train-images-idx3-ubyte") is None:
+            images = self.need("t10k-images-idx3-ubyte")
+            return *_images_and_labels(images, self.need("t10k-labels-idx1-ubyte")), None, None
+        train = _images_and_labels(self.need("train-images-idx3-ubyte"), self.need("train-labels-idx1-ubyte"))
+        if self.find("t10k-images-idx3-ubyte") is None:
+            return *train, None, None
+        return *train, *_images_and_labels(self.need("t10k-images-idx3-ubyte"), self.need("t10k-labels-idx1-ubyte"))
+
+
+@register
+class FashionMNISTConfig(MNISTConfig):
+    """Fashion-MNIST in IDX files, 28 x 28 pixels, the file names of MNIST; put it in a folder of its own."""
+
+    kind: Literal["fashion_mnist"] = "fashion_mnist"
+
+
+@register
+class CIFAR10Config(FolderConfig):
+    """CIFAR-10 in its binary format (data_batch_1.bin to data_batch_5.bin, test_batch.bin), 32 x 32 x 3."""
+
+    kind: Literal["cifar10"] = "cifar10"
+
+    def arrays(self):
+        parts = [self._batch(self.need(f"data_batch_{i}.bin")) for i in range(1, 6)]
+        images, labels = (np.concatenate(a) for a in zip(*parts, strict=True))
+        return images, labels, *self._batch(self.need("test_batch.bin"))
+
+    def _batch(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        raw = np.frombuffer(read(path), np.uint8)
+        row = 1 + 3 * 32 * 32
+        if len(raw) == 0 or len(raw) % row:
+            raise UserError(f"{path} is damaged: expected a multiple of {row} bytes, found {len(raw)}")
+        rows = raw.reshape(-1, row)
+        if rows[:, 0].max() > 9:
+            raise UserError(f"{path} is damaged: expected labels 0 to 9, found {rows[:, 0].max()}")
+        return rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1).astype(np.float32), rows[:, 0]

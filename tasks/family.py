@@ -1,0 +1,39 @@
+"""Task families: distributions over tasks, as pytrees."""
+
+import abc
+from typing import Any, Literal
+
+from jaxtyping import PRNGKeyArray
+
+from l2o.core import Task
+from l2o.registry import Config
+
+Params = Any
+Split = Literal["train", "test"]
+
+
+class TaskFamily(abc.ABC):
+    """A distribution over tasks.
+
+    Subclasses are dataclasses registered as pytrees (`jax.tree_util.register_dataclass`): datasets are data leaves
+    that pass through jit as arguments, never constants of a program. Both methods are pure, so a thousand tasks are
+    one `vmap`.
+    """
+
+    @abc.abstractmethod
+    def sample(self, key: PRNGKeyArray) -> Params:
+        """Draw what distinguishes one task from another: a pytree of arrays."""
+
+    @abc.abstractmethod
+    def task(self, params: Params) -> Task:
+        """The task that the parameters describe."""
+
+
+class FamilyConfig(Config):
+    """Room of the task families."""
+
+    kind: str
+
+    def build(self, split: Split = "train") -> TaskFamily:
+        """The family on data for meta-training ("train"), or on data that meta-training never touches ("test")."""
+        raise TypeError(f"{type(self).__name__} does not define build()")
