@@ -18,10 +18,12 @@ app = typer.Typer(
 )  # fmt: skip
 
 Set = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, e.g. meta.steps=500; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, e.g. meta.steps=500; repeatable."),
 ]
 Import = Annotated[
-    list[str] | None, typer.Option("--import", metavar="MODULE", help="Import a module that registers kinds; repeatable.")
+    list[str] | None,
+    typer.Option("--import", metavar="MODULE", help="Import a module that registers kinds; repeatable."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Output directory; by default a fresh runs/<config>-<n>.")]
 
@@ -46,7 +48,9 @@ def train(
     config: Annotated[str, typer.Argument(help="A config's name or TOML file, or a run directory with --resume.")],
     overrides: Set = None,
     out: Out = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of a run directory.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint of a run directory.")
+    ] = False,
     modules: Import = None,
 ) -> None:
     """Meta-train an optimizer from a config."""
@@ -75,7 +79,10 @@ def train(
         print(f"stopped at step {result.step} of {experiment.meta.steps}; go on with: l2o train {out} --resume")
         raise typer.Exit(130)
     else:
-        print(f"finished: validation meta-loss {result.validation:.4f} at step {result.validation_step}, {out / 'report.html'}")
+        print(
+            f"finished: validation meta-loss {result.validation:.4f} at step {result.validation_step};"
+            f" see {out / 'report.html'}"
+        )
 
 
 @app.command()
@@ -83,7 +90,10 @@ def study(
     config: Annotated[str, typer.Argument(help="A study's name or TOML file.")],
     optimizer: Annotated[
         list[str] | None,
-        typer.Option("--optimizer", help="A shipped optimizer, a baseline or a run directory, instead of the study's own; repeatable."),
+        typer.Option(
+            "--optimizer",
+            help="A shipped optimizer, a baseline or a run directory; repeatable.",
+        ),
     ] = None,
     overrides: Set = None,
     out: Out = None,

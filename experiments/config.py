@@ -54,7 +54,9 @@ class Document(Config):
             path = cls.folder() / f"{name_or_path}.toml"
         if not path.is_file():
             hint = nearest(name_or_path, cls.names())
-            raise UserError(f"no config {str(name_or_path)!r}{hint}: expected a TOML file or one of {', '.join(cls.names())}")
+            raise UserError(
+                f"no config {str(name_or_path)!r}{hint}: expected a TOML file or one of {', '.join(cls.names())}"
+            )
         try:
             data = tomllib.loads(path.read_bytes().decode("utf-8"))
         except UnicodeDecodeError:
@@ -92,7 +94,7 @@ class Experiment(Document):
     'lstm'
     """
 
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     optimizer: Annotated[SerializeAsAny[OptimizerConfig], by_kind(OptimizerConfig)]
     task: Task
     meta: MetaConfig
@@ -125,10 +127,10 @@ class TuneConfig(Config):
         or the number of a step choose one rate for all.
     """
 
-    low: float = Field(1e-3, gt=0)
-    high: float = Field(30.0, gt=0)
-    per_decade: int = Field(10, ge=1, le=100)
-    runs: int = Field(32, ge=1)
+    low: float = Field(default=1e-3, gt=0)
+    high: float = Field(default=30.0, gt=0)
+    per_decade: int = Field(default=10, ge=1, le=100)
+    runs: int = Field(default=32, ge=1)
     measure: str | int = "each"
 
     @model_validator(mode="after")
@@ -155,15 +157,15 @@ class Study(Document):
       batch: runs computed side by side.
     """
 
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     task: Task
-    horizon: int = Field(200, ge=1)
-    runs: int = Field(64, ge=2)
-    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field((100, 200), min_length=1, strict=False)
-    optimizers: tuple[str, ...] = Field((), strict=False)
-    baselines: tuple[Baseline, ...] = Field((), strict=False)
+    horizon: int = Field(default=200, ge=1)
+    runs: int = Field(default=64, ge=2)
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(100, 200), min_length=1, strict=False)
+    optimizers: tuple[str, ...] = Field(default=(), strict=False)
+    baselines: tuple[Baseline, ...] = Field(default=(), strict=False)
     tune: TuneConfig = TuneConfig()
-    batch: int = Field(16, ge=1)
+    batch: int = Field(default=16, ge=1)
 
     @classmethod
     def folder(cls) -> Path:
@@ -203,14 +205,15 @@ def _assign(data: dict[str, Any], override: str) -> None:
 
 
 def explain(error: ValidationError, cls: type[Config], data: Any) -> str:
-    """One sentence for a failed validation: the dotted field, what was found, what is allowed, the nearest valid name."""
+    """One sentence for a failed validation: the dotted field, what was found, what is allowed, the nearest name."""
     errors = error.errors(include_url=False)
     missing = [_dotted(e["loc"]) for e in errors if e["type"] == "missing"]
     unknown = [e for e in errors if e["type"] == "extra_forbidden"]
     if unknown:  # a misspelled field often makes another one missing: name the cause
         *parents, name = unknown[0]["loc"]
         allowed = _fields(cls, data, parents)
-        return f"{_dotted(unknown[0]['loc'])} is an unknown field{nearest(name, allowed)}, expected one of {', '.join(allowed)}"
+        where, hint = _dotted(unknown[0]["loc"]), nearest(name, allowed)
+        return f"{where} is an unknown field{hint}, expected one of {', '.join(allowed)}"
     if missing:
         return f"missing {', '.join(missing)}, which every such file needs"
     first = errors[0]
@@ -218,8 +221,14 @@ def explain(error: ValidationError, cls: type[Config], data: Any) -> str:
     if first["type"] in ("kind_missing", "kind_unknown", "table_expected"):
         return f"{where}: {first['msg']}"
     if first["type"] == "value_error":
-        return f"{where + ': ' if where else ''}{str(first['ctx']['error'])}"
-    expected = first["msg"].replace("tuple", "array").removeprefix("Input should be ").removeprefix("a ").removeprefix("valid ")
+        return f"{where}{': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
+    expected = (
+        first["msg"]
+        .replace("tuple", "array")
+        .removeprefix("Input should be ")
+        .removeprefix("a ")
+        .removeprefix("valid ")
+    )
     found = first["input"]
     return f"{where}: found {found!r} ({type(found).__name__}), expected {expected}"
 

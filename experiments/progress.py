@@ -68,12 +68,11 @@ def _bar(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
         line = bar.add_task("", total=steps, loss="compiling", validation="-", speed="?")
 
         def show(row: dict[str, Any]) -> None:
-            fields = {
-                "loss": f"{row['meta_loss']:.4f}",
-                "speed": f"{row['steps_per_second']:.1f} steps/s, {_left(row, steps)}",
-            }
+            bar.update(
+                line, completed=row["step"], loss=f"{row['meta_loss']:.4f}",
+                speed=f"{row['steps_per_second']:.1f} steps/s, {_left(row, steps)}",
+            )  # fmt: skip
             if "validation" in row:
-                fields["validation"] = f"{row['validation']:.4f}"
-            bar.update(line, completed=row["step"], **fields)
+                bar.update(line, validation=f"{row['validation']:.4f}")
 
         yield show

@@ -43,7 +43,7 @@ def table(header: list[str], rows: list[list[str]], ours: set[str] = frozenset()
     """An HTML table; cells are HTML already. Rows whose first cell is in `ours` are set off."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join(
-        f'<tr{" class=ours" if row[0] in ours else ""}>' + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
+        f"<tr{' class=ours' if row[0] in ours else ''}>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>"
         for row in rows
     )
     return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
@@ -87,7 +87,10 @@ def training(out: Path, experiment: Any, result: Result) -> None:
         ["", ""],
         [
             ["meta-steps", str(result.step)],
-            ["best validation meta-loss", f"{number(result.validation)} <small>(step {result.validation_step})</small>"],
+            [
+                "best validation meta-loss",
+                f"{number(result.validation)} <small>(step {result.validation_step})</small>",
+            ],
             ["meta-steps skipped", str(result.skipped)],
             ["time", duration(result.seconds)],
             ["seed", str(experiment.seed)],
@@ -152,9 +155,9 @@ def study(out: Path, results: dict[str, Any]) -> None:
     body = [f"<p>{html.escape(results['study']['description'])}</p>", image(out / "curves.png", "loss by step")]
     body.append(f"<h2>Loss</h2>{table(header, rows, learned)}")
     body.append(
-        f"<p><small>Means over {results['study']['runs']} runs with 95 % intervals, on starts, minibatches and data that "
-        "neither meta-training nor tuning saw; lower is better. Every optimizer sees the same starts and minibatches. "
-        "Several learning rates: one tuned for each measure.</small></p>"
+        f"<p><small>Means over {results['study']['runs']} runs with 95 % intervals, on starts, minibatches and data "
+        "that neither meta-training nor tuning saw; lower is better. Every optimizer sees the same starts and "
+        "minibatches. Several learning rates: one tuned for each measure.</small></p>"
     )
     for name in results["learned"]:
         body.append(f"<h2>{html.escape(name)}, run by run against the others</h2>")

@@ -1,10 +1,10 @@
 """A run directory: train into it, resume it, report it.
 
-  config.toml          the fully resolved experiment
-  metrics.jsonl        one row per chunk of meta-steps
-  checkpoints/         Orbax
-  optimizer.json, theta.safetensors   the artifact
-  curves.png, report.html
+config.toml          the fully resolved experiment
+metrics.jsonl        one row per chunk of meta-steps
+checkpoints/         Orbax
+optimizer.json, theta.safetensors   the artifact
+curves.png, report.html
 """
 
 import os
@@ -44,7 +44,9 @@ def claim(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(out.iterdir()):
-            raise UserError(f"{out} is not empty and is never overwritten: choose another --out, or --resume the run in it")
+            raise UserError(
+                f"{out} is not empty and is never overwritten: choose another --out, or --resume the run in it"
+            )
     except OSError as error:
         raise UserError(f"{out} cannot be used as an output directory: {error.strerror}") from None
 

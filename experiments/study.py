@@ -26,7 +26,7 @@ class Column(NamedTuple):
     """One optimizer of a study: its name, `make(argument) -> Optimizer`, and the argument, None where it is tuned."""
 
     name: str
-    make: Callable[[Any], l2o.Optimizer]
+    make: Callable[..., l2o.Optimizer]
     argument: Any
     tuned: bool
     learned: bool
@@ -41,8 +41,7 @@ def columns(study: Study) -> list[Column]:
     found = []
     for name in study.optimizers:
         if name in kinds(BaselineConfig):
-            baseline = kinds(BaselineConfig)[name]()
-            found.append(Column(name, baseline.build, None, True, False))
+            found.append(Column(name, kinds(BaselineConfig)[name]().build, None, tuned=True, learned=False))
             continue
         known = [*l2o.names(), *kinds(BaselineConfig)]
         if name not in known and not Path(name).is_dir():
@@ -51,10 +50,10 @@ def columns(study: Study) -> list[Column]:
             )
         loaded = l2o.load(name)
         label = name if name in known else Path(name).resolve().name
-        found.append(Column(label, loaded.learned.bind, loaded.theta, False, True))
+        found.append(Column(label, loaded.learned.bind, loaded.theta, tuned=False, learned=True))
     for baseline in study.baselines:
         rate = getattr(baseline, "learning_rate", None)
-        found.append(Column(baseline.kind, baseline.build, rate, rate is None, False))
+        found.append(Column(baseline.kind, baseline.build, rate, tuned=rate is None, learned=False))
     labels = [column.name for column in found]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
@@ -92,7 +91,7 @@ def tune(study: Study, column: Column, family: Any, say: Say) -> dict[str, float
         candidates["mean"] = lambda value: value[:, 1:].mean(1)
     else:
         chosen_by = dict.fromkeys(reported, "step")
-        candidates["step"] = lambda value: value[:, study.tune.measure]
+        candidates["step"] = lambda value: value[:, int(study.tune.measure)]
     key = jax.random.fold_in(jax.random.key(study.seed), 1)
     scores: dict[str, list[float]] = {name: [] for name in candidates}
     for rate in rates:
@@ -103,7 +102,9 @@ def tune(study: Study, column: Column, family: Any, say: Say) -> dict[str, float
     for name, by in chosen_by.items():
         index = int(np.argmin(np.where(np.isfinite(scores[by]), scores[by], np.inf)))
         if not np.isfinite(scores[by][index]):
-            raise UserError(f"{column.name}: no learning rate from {rates[0]:.3g} to {rates[-1]:.3g} gives a finite loss")
+            raise UserError(
+                f"{column.name}: no learning rate from {rates[0]:.3g} to {rates[-1]:.3g} gives a finite loss"
+            )
         best[name] = float(rates[index])
     edge = " (at the edge of the grid: widen it)" if {rates[0], rates[-1]} & set(best.values()) else ""
     rates_said = sorted(set(best.values()))
@@ -167,7 +168,9 @@ def run(study: Study, out: Path, say: Say = print) -> dict[str, Any]:
     return results
 
 
-def compare(rows: list[dict[str, Any]], names: list[str], learned: list[str], reported: list[str]) -> list[dict[str, Any]]:
+def compare(
+    rows: list[dict[str, Any]], names: list[str], learned: list[str], reported: list[str]
+) -> list[dict[str, Any]]:
     """Paired comparisons, run by run, of each learned optimizer with every other one."""
     by_name = {name: [row for row in rows if row["optimizer"] == name] for name in names}
     found = []

@@ -160,7 +160,9 @@ def _read(path: Path) -> Loaded:
     except (KeyError, ValueError, ValidationError) as error:
         known = ", ".join(kinds(OptimizerConfig))
         reason = str(error).splitlines()[0]
-        raise UserError(f"{header} is damaged or needs a kind that is not imported (known: {known}): {reason}") from None
+        raise UserError(
+            f"{header} is damaged or needs a kind that is not imported (known: {known}): {reason}"
+        ) from None
     return Loaded(config, _read_theta(path / "theta.safetensors", config, checksum), provenance, check)
 
 
@@ -194,6 +196,8 @@ def _read_theta(file: Path, config: OptimizerConfig, checksum: str) -> Theta:
     found = {name: (leaf.shape, leaf.dtype) for name, leaf in tensors.items()}
     if expected != found:
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        raise UserError(f"{file} does not fit its config: tensor {wrong[0]!r} is {found.get(wrong[0], 'missing')}, "
-                        f"expected {expected.get(wrong[0], 'absent')}")
+        raise UserError(
+            f"{file} does not fit its config: tensor {wrong[0]!r} is {found.get(wrong[0], 'missing')}, "
+            f"expected {expected.get(wrong[0], 'absent')}"
+        )
     return jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(tensors[name]) for name in expected])

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jax.core import Tracer
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 X = Any  # a point: a pytree of arrays
 
@@ -17,14 +18,15 @@ X = Any  # a point: a pytree of arrays
 class Space(NamedTuple):
     """A domain: every pytree of arrays (free), or a box.
 
-    Attributes:
-      low: pytree of lower bounds with the structure of a point, or None when free.
-      high: pytree of upper bounds, or None when free.
+        Attributes:
+          low: pytree of lower bounds with the structure of a point, or None when free.
+          high: pytree of upper bounds, or None when free.
 
-    >>> import jax.numpy as jnp
-    >>> space = Space.box(jnp.array([-5.0, 0.0]), jnp.array([10.0, 15.0]))
-    >>> space.from_unit(jnp.array([0.0, 1.0]))
-    Array([-5., 15.], dtype=float32)
+        >>> import jax.numpy as jnp
+    from jax.core import Tracer
+        >>> space = Space.box(jnp.array([-5.0, 0.0]), jnp.array([10.0, 15.0]))
+        >>> space.from_unit(jnp.array([0.0, 1.0]))
+        Array([-5., 15.], dtype=float32)
     """
 
     low: X = None
@@ -48,9 +50,9 @@ class Space(NamedTuple):
         for a, b in zip(jax.tree.leaves(low), jax.tree.leaves(high), strict=True):
             if a.shape != b.shape:
                 raise ValueError(f"low and high must have the same shapes, found {a.shape} and {b.shape}")
-            if not isinstance(a, jax.core.Tracer) and not isinstance(b, jax.core.Tracer):
-                if not bool(jnp.all(jnp.isfinite(a) & jnp.isfinite(b) & (a < b))):
-                    raise ValueError(f"bounds must be finite with low < high, found low {a} and high {b}")
+            valid = jnp.all(jnp.isfinite(a) & jnp.isfinite(b) & (a < b))
+            if not isinstance(valid, Tracer) and not valid:
+                raise ValueError(f"bounds must be finite with low < high, found low {a} and high {b}")
         return cls(low, high)
 
     @property
@@ -94,5 +96,5 @@ class Space(NamedTuple):
             raise ValueError("a free space has no uniform distribution; give it bounds with Space.box")
         leaves, tree = jax.tree.flatten(self.low)
         keys = jax.random.split(key, max(len(leaves), 1))
-        u: list[Float[Array, "..."]] = [jax.random.uniform(k, a.shape) for k, a in zip(keys, leaves, strict=False)]
+        u = [jax.random.uniform(k, a.shape) for k, a in zip(keys, leaves, strict=False)]
         return self.from_unit(jax.tree.unflatten(tree, u))

@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from pydantic import Field
 
-from l2o.core import LearnedOptimizer, Theta
+from l2o.core import Theta
 from l2o.registry import Config
 from meta.estimator.base import Estimator
 from tasks.family import TaskFamily
@@ -38,7 +38,7 @@ class LearnerState(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """`init(key, family, theta=None) -> LearnerState`; `step(state, family) -> (LearnerState, metrics)`."""
+    """`init(key, family, theta) -> LearnerState`; `step(state, family) -> (LearnerState, metrics)`."""
 
     init: Callable[..., LearnerState]
     step: Callable[[LearnerState, TaskFamily], tuple[LearnerState, dict[str, Float[Array, ""]]]]
@@ -56,11 +56,11 @@ class LearnerConfig(Config):
         follows faster in the first steps, as (1 + step) / (10 + step) while that is smaller.
     """
 
-    learning_rate: float = Field(3e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
-    warmup: int = Field(0, ge=0)
-    clip: float = Field(1.0, gt=0)
-    average: float = Field(0.99, ge=0, lt=1)
+    warmup: int = Field(default=0, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    average: float = Field(default=0.99, ge=0, lt=1)
 
     def transformation(self, steps: int) -> optax.GradientTransformation:
         """The optax transformation for a training of that many meta-steps."""
@@ -78,23 +78,20 @@ class LearnerConfig(Config):
             )  # fmt: skip
         return optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(rate))
 
-    def build(self, learned: LearnedOptimizer, estimator: Estimator, steps: int) -> Learner:
+    def build(self, estimator: Estimator, steps: int) -> Learner:
         """The learner for a training of that many meta-steps."""
         transformation = self.transformation(steps)
 
-        def init(key: PRNGKeyArray, family: TaskFamily, theta: Theta | None = None) -> LearnerState:
-            theta_key, estimator_key = jax.random.split(key)
-            if theta is None:
-                theta = learned.init(theta_key)
+        def init(key: PRNGKeyArray, family: TaskFamily, theta: Theta) -> LearnerState:
             zero = jnp.zeros((), jnp.int32)
             return LearnerState(
                 theta, jax.tree.map(jnp.copy, theta), transformation.init(theta),
-                estimator.init(estimator_key, theta, family), zero, zero, zero,
+                estimator.init(key, theta, family), zero, zero, zero,
             )  # fmt: skip
 
         def step(state: LearnerState, family: TaskFamily):
             gradient, estimator_state, loss = estimator.estimate(state.theta, state.estimator, family)
-            norm = optax.global_norm(gradient)
+            norm = optax.tree.norm(gradient)
             ok = jnp.isfinite(norm)
             updates, optimizer = transformation.update(gradient, state.optimizer, state.theta)
             theta = optax.apply_updates(state.theta, updates)
@@ -102,16 +99,13 @@ class LearnerConfig(Config):
             decay = jnp.minimum(self.average, (1 + count) / (10 + count))
             average = optax.incremental_update(theta, state.average, 1 - decay)
             new = LearnerState(
-                *jax.tree.map(
-                    lambda a, b: jnp.where(ok, a, b),
-                    (theta, average, optimizer),
-                    (state.theta, state.average, state.optimizer),
-                ),
-                estimator_state,
-                state.step + 1,
-                state.skipped + ~ok,
-                jnp.where(ok, 0, state.failing + 1),
+                theta, average, optimizer, estimator_state,
+                step=state.step + 1, skipped=state.skipped, failing=jnp.zeros_like(state.failing),
+            )  # fmt: skip
+            skip = state._replace(
+                estimator=estimator_state, step=state.step + 1, skipped=state.skipped + 1, failing=state.failing + 1
             )
+            new = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, skip)
             return new, {"meta_loss": loss, "gradient_norm": norm}
 
         return Learner(init, step)

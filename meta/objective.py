@@ -21,7 +21,7 @@ class ObjectiveConfig(Config):
 
     kind: str
     log: bool = False
-    floor: float = Field(1e-8, gt=0)
+    floor: float = Field(default=1e-8, gt=0)
 
     def value(self, evaluation: Evaluation) -> Float[Array, ""]:
         """The scalar that a round of queries contributes."""
@@ -52,7 +52,7 @@ class WeightedSumConfig(ObjectiveConfig):
     """
 
     kind: Literal["weighted_sum"] = "weighted_sum"
-    power: float = Field(1.0, ge=0)
+    power: float = Field(default=1.0, ge=0)
 
     def build(self):
         def init(task):

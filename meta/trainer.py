@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -46,22 +46,24 @@ class MetaConfig(Config):
     """
 
     steps: int = Field(ge=1)
-    tasks: int = Field(4, ge=1)
-    horizon: int = Field(100, ge=1)
+    tasks: int = Field(default=4, ge=1)
+    horizon: int = Field(default=100, ge=1)
     objective: Annotated[SerializeAsAny[ObjectiveConfig], by_kind(ObjectiveConfig)] = SumConfig()
     estimator: Annotated[SerializeAsAny[EstimatorConfig], by_kind(EstimatorConfig)] = BackpropConfig()
     optimizer: LearnerConfig = LearnerConfig()
-    init: str | None = Field(None, min_length=1)
-    log_every: int = Field(50, ge=1)
-    validate_every: int = Field(500, ge=1)
-    checkpoint_every: int = Field(500, ge=1)
-    validation_tasks: int = Field(64, ge=1)
+    init: str | None = Field(default=None, min_length=1)
+    log_every: int = Field(default=50, ge=1)
+    validate_every: int = Field(default=500, ge=1)
+    checkpoint_every: int = Field(default=500, ge=1)
+    validation_tasks: int = Field(default=64, ge=1)
 
     @model_validator(mode="after")
-    def _multiples(self) -> Self:
+    def _multiples(self) -> "MetaConfig":
         for name in ("validate_every", "checkpoint_every"):
             if getattr(self, name) % self.log_every:
-                raise ValueError(f"{name} must be a multiple of log_every, found {getattr(self, name)} and {self.log_every}")
+                raise ValueError(
+                    f"{name} must be a multiple of log_every, found {getattr(self, name)} and {self.log_every}"
+                )
         return self
 
 
@@ -149,7 +151,7 @@ def train(
     learner_key, start_key, validation_key = jax.random.split(jax.random.key(seed), 3)
     objective = config.objective.build()
     estimator = config.estimator.build(learned, objective, config.horizon, config.tasks)
-    learner = config.optimizer.build(learned, estimator, config.steps)
+    learner = config.optimizer.build(estimator, config.steps)
     if theta is None:
         theta = learned.init(start_key)
 
@@ -180,8 +182,8 @@ def train(
             row["steps_per_second"] = count / (time.perf_counter() - began)
             if int(state.failing) >= PATIENCE:
                 raise UserError(
-                    f"{out}: stopped at step {step} after {int(state.failing)} meta-gradients in a row were not finite; "
-                    f"the checkpoint at step {max(saved_step, 0)} is kept; try a smaller learning rate or clip"
+                    f"{out}: stopped at step {step} after {int(state.failing)} meta-gradients in a row were not finite;"
+                    f" the checkpoint at step {max(saved_step, 0)} is kept; try a smaller learning rate or clip"
                 )
             if step % config.validate_every == 0 or step == config.steps:
                 measured = evaluate(

@@ -4,7 +4,7 @@ import gzip
 import os
 import struct
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
@@ -26,10 +26,10 @@ class Dataset(NamedTuple):
       heldout_images, heldout_labels: images that no inner training sees, for measuring generalization.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    heldout_images: np.ndarray
-    heldout_labels: np.ndarray
+    images: Any
+    labels: Any
+    heldout_images: Any
+    heldout_labels: Any
 
 
 class DatasetConfig(Config):
@@ -79,8 +79,8 @@ class DigitsConfig(DatasetConfig):
     def arrays(self):
         from sklearn.datasets import load_digits
 
-        digits = load_digits()
-        return digits.images[..., None], digits.target, None, None
+        pixels, labels = load_digits(return_X_y=True)
+        return np.reshape(pixels, (-1, 8, 8, 1)), np.asarray(labels), None, None
 
 
 class FolderConfig(DatasetConfig):
@@ -90,7 +90,7 @@ class FolderConfig(DatasetConfig):
       data_dir: the folder; when left out, the environment variable L2O_DATA names it.
     """
 
-    data_dir: str | None = Field(None, min_length=1)
+    data_dir: str | None = Field(default=None, min_length=1)
 
     def find(self, *names: str) -> Path | None:
         """The first of the files that exists in the folder, in a subfolder named after the kind, or in
@@ -101,7 +101,9 @@ class FolderConfig(DatasetConfig):
         """
         chosen = self.data_dir or os.environ.get("L2O_DATA")
         if not chosen:
-            raise UserError(f"{self.kind} needs a data folder: set data_dir in the config or the environment variable L2O_DATA")
+            raise UserError(
+                f"{self.kind} needs a data folder: set data_dir in the config or the environment variable L2O_DATA"
+            )
         folder = Path(chosen).expanduser()
         if not folder.is_dir():
             raise UserError(f"{self.kind}: the data folder {folder} does not exist")

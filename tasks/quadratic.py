@@ -1,7 +1,7 @@
 """The random quadratics of Andrychowicz et al. (2016), section 3.1."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +23,8 @@ class QuadraticConfig(FamilyConfig):
     """
 
     kind: Literal["quadratic"] = "quadratic"
-    dimension: int = Field(10, ge=1, le=10_000)
-    start_scale: float = Field(0.01, ge=0)
+    dimension: int = Field(default=10, ge=1, le=10_000)
+    start_scale: float = Field(default=0.01, ge=0)
 
     def build(self, split: Split = "train") -> "Quadratic":
         """The family; both splits draw new functions every time, so they are the same distribution."""
@@ -38,7 +38,7 @@ class Quadratic(TaskFamily):
     """See `QuadraticConfig`. A task's parameters are (W [d, d], y [d], start [d])."""
 
     dimension: int = field(metadata={"static": True})
-    start_scale: float
+    start_scale: Any
 
     def sample(self, key):
         w_key, y_key, start_key = jax.random.split(key, 3)

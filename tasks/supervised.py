@@ -46,9 +46,9 @@ class ClassifierConfig(FamilyConfig):
     dataset: Annotated[SerializeAsAny[DatasetConfig], by_kind(DatasetConfig)] = DigitsConfig()
     activation: Activation = "sigmoid"
     loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
-    batch_size: int = Field(128, ge=1, le=1_000_000)
+    batch_size: int = Field(default=128, ge=1, le=1_000_000)
     init: Literal["normal", "lecun"] = "normal"
-    start_scale: float = Field(0.1, ge=0)
+    start_scale: float = Field(default=0.1, ge=0)
 
     def network(self, images: Float[Array, "batch h w c"], classes: int) -> Float[Array, "batch classes"]:
         """The logits; called inside `hk.transform`."""
@@ -72,7 +72,7 @@ class MLPClassifierConfig(ClassifierConfig):
 
     kind: Literal["mlp_classifier"] = "mlp_classifier"
     width: Size = 20
-    depth: int = Field(1, ge=0, le=100)
+    depth: int = Field(default=1, ge=0, le=100)
 
     def network(self, images, classes):
         x = images.reshape(images.shape[0], -1)
@@ -90,7 +90,7 @@ class ConvClassifierConfig(ClassifierConfig):
     """
 
     kind: Literal["conv_classifier"] = "conv_classifier"
-    channels: tuple[Size, ...] = Field((8, 16), min_length=1, max_length=5, strict=False)
+    channels: tuple[Size, ...] = Field(default=(8, 16), min_length=1, max_length=5, strict=False)
 
     def network(self, images, classes):
         x = images

@@ -18,7 +18,7 @@ class TunedConfig(BaselineConfig):
       learning_rate: step size, positive; None to have it tuned.
     """
 
-    learning_rate: float | None = Field(None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
 
     def transformation(self, learning_rate: float | jax.Array) -> optax.GradientTransformation:
         """The rule at a learning rate, which may be traced."""
@@ -51,7 +51,7 @@ class MomentumConfig(TunedConfig):
     """Heavy-ball momentum (Polyak 1964)."""
 
     kind: Literal["momentum"] = "momentum"
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
 
     def transformation(self, learning_rate):
         return optax.sgd(learning_rate, momentum=self.momentum)
@@ -62,7 +62,7 @@ class NAGConfig(TunedConfig):
     """Nesterov's accelerated gradient, in the form of Sutskever et al. (2013)."""
 
     kind: Literal["nag"] = "nag"
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
 
     def transformation(self, learning_rate):
         return optax.sgd(learning_rate, momentum=self.momentum, nesterov=True)
@@ -73,7 +73,7 @@ class RMSpropConfig(TunedConfig):
     """RMSprop (Tieleman and Hinton 2012)."""
 
     kind: Literal["rmsprop"] = "rmsprop"
-    decay: float = Field(0.9, ge=0, lt=1)
+    decay: float = Field(default=0.9, ge=0, lt=1)
 
     def transformation(self, learning_rate):
         return optax.rmsprop(learning_rate, decay=self.decay)
@@ -84,8 +84,8 @@ class AdamConfig(TunedConfig):
     """Adam (Kingma and Ba 2015)."""
 
     kind: Literal["adam"] = "adam"
-    b1: float = Field(0.9, ge=0, lt=1)
-    b2: float = Field(0.999, ge=0, lt=1)
+    b1: float = Field(default=0.9, ge=0, lt=1)
+    b2: float = Field(default=0.999, ge=0, lt=1)
 
     def transformation(self, learning_rate):
         return optax.adam(learning_rate, b1=self.b1, b2=self.b2)
@@ -96,7 +96,7 @@ class AdamWConfig(TunedConfig):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     kind: Literal["adamw"] = "adamw"
-    weight_decay: float = Field(1e-4, ge=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
 
     def transformation(self, learning_rate):
         return optax.adamw(learning_rate, weight_decay=self.weight_decay)

@@ -34,7 +34,7 @@ def merge(tree: Any) -> Float[Array, "n"]:
 
 
 def split(vector: Float[Array, "n"], like: Any) -> Any:
-    """Inverse of `merge`: a pytree with the structure, shapes and dtypes of `like`; zero for leaves without coordinates."""
+    """Inverse of `merge`: structure, shapes and dtypes as in `like`, zero for leaves without coordinates."""
     leaves, tree = jax.tree.flatten(like)
     out, start = [], 0
     for leaf in leaves:

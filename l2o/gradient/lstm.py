@@ -12,6 +12,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
+from haiku.experimental import name_scope
 from jaxtyping import Array, Float
 from pydantic import Field
 
@@ -36,11 +37,11 @@ class LSTMConfig(OptimizerConfig):
     """
 
     kind: Literal["lstm"] = "lstm"
-    layers: int = Field(2, ge=1, le=16)
-    hidden: int = Field(20, ge=1, le=1024)
+    layers: int = Field(default=2, ge=1, le=16)
+    hidden: int = Field(default=20, ge=1, le=1024)
     preprocessing: Literal["log", "none"] = "log"
-    p: float = Field(10.0, gt=0, le=80)
-    output_scale: float = Field(0.1, gt=0)
+    p: float = Field(default=10.0, gt=0, le=80)
+    output_scale: float = Field(default=0.1, gt=0)
 
     def build(self) -> LearnedOptimizer:
         """The architecture: `init`, `bind` and the native optax transformation."""
@@ -67,10 +68,8 @@ def cell(
     """
     h, c = state
     features = inputs.shape[0] + h.shape[0]
-    with hk.experimental.name_scope(name):
-        w = hk.get_parameter(
-            "w", [4 * h.shape[0], features], init=hk.initializers.TruncatedNormal(features**-0.5)
-        )
+    with name_scope(name):
+        w = hk.get_parameter("w", [4 * h.shape[0], features], init=hk.initializers.TruncatedNormal(features**-0.5))
         b = hk.get_parameter("b", [4 * h.shape[0]], init=jnp.zeros)
     i, g, f, o = jnp.split(w @ jnp.concatenate([inputs, h]) + b[:, None], 4)
     c = jax.nn.sigmoid(f + 1) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
@@ -91,7 +90,7 @@ def lstm(config: LSTMConfig) -> LearnedOptimizer:
         for layer, layer_state in enumerate(state):
             x, layer_state = cell(x, layer_state, f"lstm_{layer}")
             new.append(layer_state)
-        with hk.experimental.name_scope("output"):
+        with name_scope("output"):
             w = hk.get_parameter("w", [1, config.hidden], init=hk.initializers.TruncatedNormal(config.hidden**-0.5))
             b = hk.get_parameter("b", [1], init=jnp.zeros)
         return config.output_scale * ((w @ x)[0] + b), tuple(new)

@@ -35,10 +35,9 @@ def from_optax(
     >>> import jax, optax
     >>> adam = from_optax(optax.adam(0.1))
     """
-    is_transformation = isinstance(make, optax.GradientTransformation)
 
     def build(horizon) -> optax.GradientTransformationExtraArgs:
-        return optax.with_extra_args_support(make if is_transformation else make(horizon))
+        return optax.with_extra_args_support(make if isinstance(make, optax.GradientTransformation) else make(horizon))
 
     def init(key, problem):
         del key

@@ -23,7 +23,7 @@ class BackpropConfig(EstimatorConfig):
     """
 
     kind: Literal["backprop"] = "backprop"
-    unroll_length: int = Field(20, ge=1)
+    unroll_length: int = Field(default=20, ge=1)
     second_derivative: bool = False
     stagger: bool = True
 

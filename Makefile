@@ -1,0 +1,37 @@
+# `make demo` and `make test` need only Python 3.11 or later, make and the package index.
+PYTHON ?= python3.11
+BIN := .venv/bin
+PYTEST_ARGS ?= -n 2
+
+.PHONY: demo test lint format clean
+
+.venv/core: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+.venv/dev: .venv/core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,optuna]'
+	touch $@
+
+# Meta-train the coordinatewise LSTM on real digits, then compare it with tuned optimizers. Each time in a fresh folder.
+demo: .venv/core
+	@n=1; while [ -e runs/demo-$$n ]; do n=$$((n + 1)); done; \
+	$(BIN)/l2o train lstm_digits --out runs/demo-$$n/lstm_digits && \
+	$(BIN)/l2o study digits --optimizer runs/demo-$$n/lstm_digits --optimizer lstm --out runs/demo-$$n/study
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+format: .venv/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .jax_cache

@@ -1,0 +1,26 @@
+"""Four CPU devices, runtime type checks, key-reuse checks and a compilation cache, before anything imports jax."""
+
+from pathlib import Path
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+jax.config.update("jax_num_cpu_devices", 4)
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+with install_import_hook(["l2o", "tasks", "meta"], "beartype.beartype"):
+    import experiments
+    import l2o
+    import meta
+    import tasks
+
+__all__ = ["experiments", "l2o", "meta", "tasks"]
+
+
+@pytest.fixture(autouse=True)
+def _no_rank_promotion():
+    with jax.numpy_rank_promotion("raise"):
+        yield
