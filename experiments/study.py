@@ -116,7 +116,7 @@ def tune(study: Study, column: Column, family: Any, say: Say) -> dict[str, float
 
 
 def _values(study: Study, make: Any, argument: Any, family: Any, key: Any, runs: int) -> dict[str, np.ndarray]:
-    out = evaluate(make, argument, family, key, tasks=runs, horizon=study.horizon, batch=study.batch)
+    out = evaluate(make, argument, family, jax.random.clone(key), tasks=runs, horizon=study.horizon, batch=study.batch)
     return {name: np.asarray(value, np.float64) for name, value in out.items()}
 
 

@@ -187,7 +187,7 @@ def train(
                 )
             if step % config.validate_every == 0 or step == config.steps:
                 measured = evaluate(
-                    learned.bind, state.average, family, validation_key,
+                    learned.bind, state.average, family, jax.random.clone(validation_key),
                     tasks=config.validation_tasks, horizon=config.horizon, batch=32, objective=objective,
                 )  # fmt: skip
                 score = float(measured["objective"].mean())

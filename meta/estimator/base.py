@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from l2o.core import Carry, LearnedOptimizer, Objective, State, Theta
 from l2o.registry import Config
@@ -47,14 +47,15 @@ class Run(NamedTuple):
     """One inner run in progress.
 
     Attributes:
-      key: randomness of this run.
+      key: randomness of this run, as raw key data: the same key is folded with every step, in one window after
+        another, which a typed key's reuse checker would take for a mistake.
       params: the task's parameters.
       state: the optimizer's state.
       carry: the objective's running state.
       step: updates made so far.
     """
 
-    key: PRNGKeyArray
+    key: UInt32[Array, "2"]
     params: Any
     state: State
     carry: Carry
@@ -74,7 +75,7 @@ class Runs(NamedTuple):
         params = family.sample(sample_key)
         task = family.task(params).with_horizon(self.horizon)
         state = self.learned.bind(theta).init(init_key, task.problem)
-        run = Run(run_key, params, state, self.objective.init(task), jnp.zeros((), jnp.int32) - 1)
+        run = Run(jax.random.key_data(run_key), params, state, self.objective.init(task), jnp.zeros((), jnp.int32) - 1)
         return self.advance(theta, run, family, 1)[0]
 
     def advance(
@@ -84,7 +85,7 @@ class Runs(NamedTuple):
         task = family.task(run.params).with_horizon(self.horizon)
         optimizer, offset = self.learned.bind(theta), run.step + 1
         state, trajectory = unroll(
-            optimizer, task, run.state, run.key, steps, offset,
+            optimizer, task, run.state, jax.random.wrap_key_data(run.key), steps, offset,
             stop_gradient=stop_gradient, record=values_only, remat=True,
         )  # fmt: skip
         carry, losses = accumulate(self.objective, run.carry, trajectory, offset)
@@ -101,7 +102,7 @@ class Runs(NamedTuple):
         due = (runs.step >= self.horizon) | ~healthy
 
         def restart(runs: Run) -> Run:
-            keys = jax.vmap(lambda key: jax.random.fold_in(key, self.horizon + 1))(runs.key)
+            keys = jax.vmap(jax.random.fold_in, (0, None))(jax.random.wrap_key_data(runs.key), self.horizon + 1)
             fresh = jax.vmap(lambda key: self.start(theta, key, family))(keys)
             return jax.tree.map(lambda new, old: jax.vmap(jnp.where)(due, new, old), fresh, runs)
 
