@@ -3,6 +3,7 @@
 import json
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -109,6 +110,7 @@ class Interrupt:
     def _handle(self, number: int, frame: Any) -> None:
         self.requested = True
         self._restore()
+        print("\nsaving after the present chunk; interrupt again to stop at once", file=sys.stderr, flush=True)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

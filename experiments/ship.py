@@ -1,0 +1,58 @@
+"""Ship a trained optimizer: copy a run's artifact into the zoo, with its scores on held-out tasks.
+
+python -m experiments.ship RUN STUDY NAME "one line for l2o list"
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import l2o
+from experiments import report
+from l2o.artifact import ZOO
+from l2o.errors import UserError
+
+
+def scores(results: dict[str, Any]) -> dict[str, Any]:
+    """What a study says, short enough for provenance: its table, and the learning rates it tuned."""
+    header, rows = report.summary(results)
+    study = results["study"]
+    return {
+        "study": {name: study[name] for name in ("description", "seed", "runs", "horizon", "task")},
+        "table": [dict(zip(header, row, strict=True)) for row in rows],
+        "comparisons": results["comparisons"],
+    }
+
+
+def ship(run: Path, study: Path, name: str, description: str) -> Path:
+    """Write l2o/zoo/<name> from a run directory and the study that measured it.
+
+    Raises:
+      UserError: the run is unfinished, or the study did not include it.
+    """
+    loaded = l2o.load(run)
+    if not loaded.provenance.get("finished"):
+        raise UserError(f"{run} is not finished, expected a run that l2o train completed")
+    results = json.loads((study / "results.json").read_text(encoding="utf-8"))
+    if run.resolve().name not in results["learned"]:
+        raise UserError(f"{study} does not compare {run.name}, expected a study run with --optimizer {run}")
+    provenance = {"description": description, **loaded.provenance, "held_out": scores(results)}
+    return l2o.save(ZOO / name, loaded.config, loaded.theta, provenance)
+
+
+def main(arguments: list[str]) -> None:
+    """Check the arguments and ship."""
+    if len(arguments) != 4:
+        print(__doc__, file=sys.stderr)
+        sys.exit(2)
+    run, study, name, description = arguments
+    try:
+        print(ship(Path(run), Path(study), name, description))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
