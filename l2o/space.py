@@ -18,15 +18,14 @@ X = Any  # a point: a pytree of arrays
 class Space(NamedTuple):
     """A domain: every pytree of arrays (free), or a box.
 
-        Attributes:
-          low: pytree of lower bounds with the structure of a point, or None when free.
-          high: pytree of upper bounds, or None when free.
+    Attributes:
+      low: pytree of lower bounds with the structure of a point, or None when free.
+      high: pytree of upper bounds, or None when free.
 
-        >>> import jax.numpy as jnp
-    from jax.core import Tracer
-        >>> space = Space.box(jnp.array([-5.0, 0.0]), jnp.array([10.0, 15.0]))
-        >>> space.from_unit(jnp.array([0.0, 1.0]))
-        Array([-5., 15.], dtype=float32)
+    >>> import jax.numpy as jnp
+    >>> space = Space.box(jnp.array([-5.0, 0.0]), jnp.array([10.0, 15.0]))
+    >>> space.from_unit(jnp.array([0.0, 1.0]))
+    Array([-5., 15.], dtype=float32)
     """
 
     low: X = None
