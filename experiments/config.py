@@ -3,13 +3,14 @@
 Each room of the project owns its configuration classes; this file only composes them.
 """
 
+import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import tomli_w
-from pydantic import Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, model_validator
 
 from l2o.artifact import Loaded, load
 from l2o.core import BaselineConfig, OptimizerConfig
@@ -49,10 +50,8 @@ class Document(Config):
         Raises:
           UserError: one sentence that names the file, the field, what was found and what was expected.
         """
-        path = Path(name_or_path)
-        if not path.is_file():
-            path = cls.folder() / f"{name_or_path}.toml"
-        if not path.is_file():
+        path = next((p for p in (Path(name_or_path), cls.folder() / f"{name_or_path}.toml") if _is_file(p)), None)
+        if path is None:
             hint = nearest(name_or_path, cls.names())
             raise UserError(
                 f"no config {str(name_or_path)!r}{hint}: expected a TOML file or one of {', '.join(cls.names())}"
@@ -61,7 +60,9 @@ class Document(Config):
             data = tomllib.loads(path.read_bytes().decode("utf-8"))
         except UnicodeDecodeError:
             raise UserError(f"{path} is not UTF-8 text, expected a TOML file") from None
-        except tomllib.TOMLDecodeError as error:
+        except OSError as error:
+            raise UserError(f"{path} cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what Python reads
             raise UserError(f"{path} is not valid TOML: {error}") from None
         for override in overrides:
             _assign(data, override)
@@ -116,6 +117,12 @@ class Experiment(Document):
         return load(path)
 
 
+def _measure(value: Any) -> str | int:
+    if value in ("each", "mean") or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(f'found {value!r}, expected "each", "mean" or a step of at least 1')
+
+
 class TuneConfig(Config):
     """How a study chooses the learning rate of each baseline, on the training family.
 
@@ -131,14 +138,12 @@ class TuneConfig(Config):
     high: float = Field(default=30.0, gt=0)
     per_decade: int = Field(default=10, ge=1, le=100)
     runs: int = Field(default=32, ge=1)
-    measure: str | int = "each"
+    measure: Annotated[str | int, PlainValidator(_measure)] = "each"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low must be below high, found {self.low} and {self.high}")
-        if isinstance(self.measure, str) and self.measure not in ("each", "mean"):
-            raise ValueError(f'measure must be "each", "mean" or a step, found {self.measure!r}')
         return self
 
 
@@ -185,18 +190,18 @@ def _assign(data: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override!r}: expected field=value, for example meta.steps=500")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = raw
     *parents, last = name.strip().split(".")
     place: Any = data
     for part in parents:
-        if isinstance(place, list) and part.isdigit() and int(part) < len(place):
+        if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
             place = place[int(part)]
         elif isinstance(place, dict):
             place = place.setdefault(part, {})
         else:
             raise UserError(f"--set {override!r}: {part!r} is not inside a table, expected field=value")
-    if isinstance(place, list) and last.isdigit() and int(last) < len(place):
+    if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
         place[int(last)] = value
     elif isinstance(place, dict):
         place[last] = value
@@ -222,19 +227,29 @@ def explain(error: ValidationError, cls: type[Config], data: Any) -> str:
         return f"{where}: {first['msg']}"
     if first["type"] == "value_error":
         return f"{where}{': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
-    expected = (
-        first["msg"]
-        .replace("tuple", "array")
-        .removeprefix("Input should be ")
-        .removeprefix("a ")
-        .removeprefix("valid ")
-    )
+    expected = _EXPECTED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
+    expected = expected.removeprefix("Input should be ").removeprefix("a ").removeprefix("valid ")
     found = first["input"]
     return f"{where}: found {found!r} ({type(found).__name__}), expected {expected}"
 
 
+_EXPECTED = {
+    "model_type": "table",
+    "tuple_type": "array",
+    "too_short": "an array of at least {min_length} items",
+    "string_too_short": "at least {min_length} characters",
+}
+
+
 def _dotted(location: Sequence[Any]) -> str:
-    return ".".join(str(part) for part in location if part not in ("str", "int"))
+    return ".".join(str(part) if re.fullmatch(r"[\w-]+", str(part)) else repr(part) for part in location)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # for example a name that is too long
+        return False
 
 
 def _fields(cls: Any, data: Any, location: Sequence[Any]) -> list[str]:
@@ -245,6 +260,7 @@ def _fields(cls: Any, data: Any, location: Sequence[Any]) -> list[str]:
             field = cls.model_fields[part].annotation
             cls = getattr(field, "__args__", (field,))[0]
             cls = getattr(cls, "__args__", (cls,))[0] if not isinstance(cls, type) else cls
-        if isinstance(data, dict) and data.get("kind") in kinds(cls):
-            cls = kinds(cls)[data["kind"]]
+        kind = data.get("kind") if isinstance(data, dict) else None
+        if isinstance(kind, str) and kind in kinds(cls):
+            cls = kinds(cls)[kind]
     return list(cls.model_fields)

@@ -113,7 +113,8 @@ def summary(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for name in results["curves"]:
         runs = [row for row in results["rows"] if row["optimizer"] == name]
         rates = sorted(set(results["chosen"].get(name, {}).values()))
-        cells = [name, " / ".join(f"{rate:.3g}" for rate in rates) or "learned"]
+        cells = [name, " / ".join(f"{rate:.3g}" for rate in rates)]
+        cells[1] = cells[1] or ("learned" if name in results["learned"] else "-")
         for column in columns:
             mean, low, high = statistics.interval([row[column] for row in runs])
             cells.append(f"{mean:.4g} ± {(high - low) / 2:.2g}" if math.isfinite(mean) else "diverged")

@@ -7,6 +7,7 @@ optimizer.json, theta.safetensors   the artifact
 curves.png, report.html
 """
 
+import math
 import os
 import platform
 import sys
@@ -21,7 +22,7 @@ from experiments import report
 from experiments.config import Experiment
 from experiments.progress import progress
 from l2o.errors import UserError
-from meta.trainer import Result
+from meta.trainer import Result, difference
 from meta.trainer import train as meta_train
 
 LICENCE = "Apache-2.0"
@@ -43,7 +44,7 @@ def claim(out: Path) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(out.iterdir()):
+        if any(path.suffix != ".part" for path in out.iterdir()):  # a kill may leave a half-written file
             raise UserError(
                 f"{out} is not empty and is never overwritten: choose another --out, or --resume the run in it"
             )
@@ -83,7 +84,14 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, quiet: boo
     theta = _starting_theta(experiment)
     identity = experiment.model_dump(mode="json")
     if resume:
-        if (out / "report.html").is_file() and Experiment.load(out / "config.toml") == experiment:
+        began = resumed_experiment(out).model_dump(mode="json")
+        finished = (out / "report.html").is_file()
+        changed = difference(began, identity) or (
+            difference(l2o.load(out).provenance["experiment"], identity) if finished else ""
+        )
+        if changed:
+            raise UserError(f"cannot resume {out}: {changed} since the run began")
+        if finished:
             return None
     else:
         claim(out)
@@ -110,16 +118,22 @@ def _starting_theta(experiment: Experiment) -> Any:
     return loaded.theta
 
 
+def _command() -> str:
+    program = Path(sys.argv[0])
+    ours = program.name == "l2o" or program.parts[-2:] == ("l2o", "__main__.py")
+    return " ".join(["l2o", *sys.argv[1:]]) if ours else "Experiment.train, from Python"
+
+
 def provenance(experiment: Experiment, result: Result) -> dict[str, Any]:
     """How an artifact was made, as JSON."""
     device = jax.devices()[0]
     return {
         "experiment": experiment.model_dump(mode="json"),
-        "command": " ".join(["l2o", *sys.argv[1:]]) if Path(sys.argv[0]).name in ("l2o", "__main__.py") else "python",
+        "command": _command(),
         "seed": experiment.seed,
         "meta_steps": result.step,
         "finished": result.finished,
-        "validation_meta_loss": result.validation,
+        "validation_meta_loss": result.validation if math.isfinite(result.validation) else None,
         "validation_step": result.validation_step,
         "skipped_meta_steps": result.skipped,
         "seconds": round(result.seconds, 1),

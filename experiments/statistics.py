@@ -48,6 +48,7 @@ def curve(values: np.ndarray) -> dict[str, list[float | None]]:
     """Mean over runs at every step with its 95 % interval, for values [runs, steps]; None where a run diverged."""
     from scipy import stats
 
+    values = np.where(np.isfinite(values).all(0), values, np.nan)  # sem warns of infinities, not of NaN
     mean = values.mean(0)
     half = stats.sem(values, axis=0) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
     return {

@@ -41,7 +41,7 @@ def columns(study: Study) -> list[Column]:
     found = []
     for name in study.optimizers:
         if name in kinds(BaselineConfig):
-            found.append(Column(name, kinds(BaselineConfig)[name]().build, None, tuned=True, learned=False))
+            found.append(_baseline(kinds(BaselineConfig)[name]()))
             continue
         known = [*l2o.names(), *kinds(BaselineConfig)]
         if name not in known and not Path(name).is_dir():
@@ -51,14 +51,21 @@ def columns(study: Study) -> list[Column]:
         loaded = l2o.load(name)
         label = name if name in known else Path(name).resolve().name
         found.append(Column(label, loaded.learned.bind, loaded.theta, tuned=False, learned=True))
-    for baseline in study.baselines:
-        rate = getattr(baseline, "learning_rate", None)
-        found.append(Column(baseline.kind, baseline.build, rate, tuned=rate is None, learned=False))
+    found += [_baseline(baseline) for baseline in study.baselines]
+    if not found:
+        raise UserError("the study has no optimizers, expected some in optimizers or baselines, or --optimizer")
     labels = [column.name for column in found]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise UserError(f"the study has two optimizers named {twice[0]!r}, expected different names")
     return found
+
+
+def _baseline(baseline: Any) -> Column:
+    if "learning_rate" not in type(baseline).model_fields:
+        return Column(baseline.kind, lambda _: baseline.build(), None, tuned=False, learned=False)
+    rate = baseline.learning_rate
+    return Column(baseline.kind, baseline.build, rate, tuned=rate is None, learned=False)
 
 
 def measures(study: Study) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -138,14 +145,15 @@ def run(study: Study, out: Path, say: Say = print) -> dict[str, Any]:
     rows, curves = [], {}
     for column in found:
         rates = tune(study, column, train, say) if column.tuned else dict.fromkeys(names, column.argument)
-        if not column.learned:
+        if column.tuned or (not column.learned and column.argument is not None):
             chosen[column.name] = rates
-        runs: dict[Any, dict[str, np.ndarray]] = {}
-        for rate in rates.values():
-            if id(rate) not in runs:
-                runs[id(rate)] = _values(study, column.make, rate, test, key, study.runs)
-        scored = {name: measure(runs[id(rates[name])]["value"]) for name, measure in measures(study).items()}
-        last = runs[id(rates[f"step {study.steps[-1]}"])]
+        if column.tuned:
+            runs = {rate: _values(study, column.make, rate, test, key, study.runs) for rate in set(rates.values())}
+            by_measure = {name: runs[rate] for name, rate in rates.items()}
+        else:
+            by_measure = dict.fromkeys(names, _values(study, column.make, column.argument, test, key, study.runs))
+        scored = {name: measure(by_measure[name]["value"]) for name, measure in measures(study).items()}
+        last = by_measure[f"step {study.steps[-1]}"]
         curves[column.name] = statistics.curve(last["value"])
         for seed in range(study.runs):
             row = {"optimizer": column.name, "task": study.task.kind, "seed": seed}

@@ -7,11 +7,10 @@ An artifact is a directory with
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +19,15 @@ import optax
 import safetensors
 import safetensors.numpy
 from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 
 from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Task, Theta
 from l2o.errors import UserError
-from l2o.registry import kinds, nearest, parse
+from l2o.registry import Config, nearest, parse
 from l2o.space import Space
 from l2o.unroll import unroll
 
-FORMAT = "l2o-optimizer"
+FORMAT: Literal["l2o-optimizer"] = "l2o-optimizer"
 VERSION = 1
 ZOO = Path(__file__).parent / "zoo"
 
@@ -107,18 +107,18 @@ def save(path: str | Path, config: OptimizerConfig, theta: Theta, provenance: di
     """
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
-    blob = safetensors.numpy.save({name: np.asarray(leaf) for name, leaf in _flat(theta).items()})
-    document = {
-        "format": FORMAT,
-        "version": VERSION,
-        "config": config.model_dump(mode="json"),
-        "theta_sha256": hashlib.sha256(blob).hexdigest(),
-        "five_steps": five_steps(config.build().bind(theta)),
-        "provenance": provenance or {},
-    }
+    blob = safetensors.numpy.save({name: np.asarray(leaf, order="C") for name, leaf in _flat(theta).items()})
+    header = _Header(
+        format=FORMAT,
+        version=VERSION,
+        config=config.model_dump(mode="json"),
+        theta_sha256=hashlib.sha256(blob).hexdigest(),
+        five_steps=five_steps(config.build().bind(theta)),
+        provenance=provenance or {},
+    )
     for name, data in (
         ("theta.safetensors", blob),
-        ("optimizer.json", (json.dumps(document, indent=2) + "\n").encode()),
+        ("optimizer.json", (header.model_dump_json(indent=2) + "\n").encode()),
     ):
         temporary = path / f".{name}.part"
         temporary.write_bytes(data)
@@ -142,42 +142,62 @@ def load(name_or_dir: str | Path) -> Loaded:
     path = Path(name_or_dir)
     if isinstance(name_or_dir, str) and name_or_dir in names():
         path = ZOO / name_or_dir
-    elif not path.is_dir():
+    elif not _is_directory(path):
         hint = nearest(name_or_dir, names())
         known = ", ".join(names()) or "none"
         raise UserError(f"no optimizer named {str(name_or_dir)!r}{hint}: expected a directory or one of {known}")
     return _read(path)
 
 
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long for the file system
+        return False
+
+
+class _Header(Config):
+    """optimizer.json."""
+
+    format: Literal["l2o-optimizer"]
+    version: int
+    config: Any
+    theta_sha256: str
+    five_steps: list[float]
+    provenance: dict[str, Any]
+
+
 def _read(path: Path) -> Loaded:
-    header = path / "optimizer.json"
-    document = _read_header(header)
-    if document.get("version") != VERSION:
-        raise UserError(f"{header} has format version {document.get('version')!r}; this l2o reads version {VERSION}")
+    header = _read_header(path / "optimizer.json")
     try:
-        config = parse(OptimizerConfig, document["config"])
-        checksum, check, provenance = document["theta_sha256"], document["five_steps"], document["provenance"]
-    except (KeyError, ValueError, ValidationError) as error:
-        known = ", ".join(kinds(OptimizerConfig))
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{header} is damaged or needs a kind that is not imported (known: {known}): {reason}"
-        ) from None
-    return Loaded(config, _read_theta(path / "theta.safetensors", config, checksum), provenance, check)
+        config = parse(OptimizerConfig, header.config)
+    except ValidationError as error:
+        raise UserError(f"{path / 'optimizer.json'}: config.{_reason(error)}") from None
+    except PydanticCustomError as error:
+        raise UserError(f"{path / 'optimizer.json'}: config: {error}") from None
+    theta = _read_theta(path / "theta.safetensors", config, header.theta_sha256)
+    return Loaded(config, theta, header.provenance, header.five_steps)
 
 
-def _read_header(header: Path) -> dict[str, Any]:
+def _read_header(file: Path) -> _Header:
     try:
-        document = json.loads(header.read_text(encoding="utf-8"))
+        text = file.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{header.parent} holds no optimizer: optimizer.json is missing") from None
+        raise UserError(f"{file.parent} holds no optimizer: optimizer.json is missing") from None
     except OSError as error:
-        raise UserError(f"{header} cannot be read: {error.strerror}") from None
-    except ValueError:  # not UTF-8 or not JSON
-        raise UserError(f"{header} is damaged: expected a JSON document") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise UserError(f'{header} is not an l2o optimizer: expected "format": "{FORMAT}"')
-    return document
+        raise UserError(f"{file} cannot be read: {error.strerror}") from None
+    try:
+        header = _Header.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{file} is damaged or not an l2o optimizer: {_reason(error)}") from None
+    if header.version != VERSION:
+        raise UserError(f"{file} has format version {header.version}; this l2o reads version {VERSION}")
+    return header
+
+
+def _reason(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 
 
 def _read_theta(file: Path, config: OptimizerConfig, checksum: str) -> Theta:
@@ -189,8 +209,8 @@ def _read_theta(file: Path, config: OptimizerConfig, checksum: str) -> Theta:
         raise UserError(f"{file} is damaged or truncated: its checksum differs from the one in optimizer.json")
     try:
         tensors = safetensors.numpy.load(blob)
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{file} is not a safetensors file: {error}") from None
+    except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a dtype that numpy does not have
+        raise UserError(f"{file} is not a safetensors file of a known dtype: {error}") from None
     template = jax.eval_shape(config.build().init, jax.random.key(0))
     expected = {name: (leaf.shape, leaf.dtype) for name, leaf in _flat(template).items()}
     found = {name: (leaf.shape, leaf.dtype) for name, leaf in tensors.items()}

@@ -178,7 +178,8 @@ def in_unit_cube(optimizer: Optimizer) -> Optimizer:
     """Run an optimizer that thinks in the unit cube on any box.
 
     The inner optimizer sees a problem whose start, queries and bounds are in [0, 1]; asks are mapped out, tells are
-    mapped in, and gradients are scaled by the chain rule. On a free space it changes nothing.
+    mapped in, and gradients are scaled by the chain rule; `scale` is passed on as it is, so here it is in units of the
+    cube. On a free space nothing changes.
     """
 
     def to_unit(space: Space, x: X) -> X:
@@ -202,7 +203,7 @@ def in_unit_cube(optimizer: Optimizer) -> Optimizer:
         space, inner = state
         gradient = evaluation.gradient
         if gradient is not None and not space.is_free:
-            gradient = jax.tree.map(lambda g, lo, hi: g * (hi - lo), gradient, space.low, space.high)
+            gradient = jax.tree.map(lambda g, lo, hi: g * (hi - lo)[None], gradient, space.low, space.high)
         return space, optimizer.tell(key, inner, to_unit(space, x), evaluation._replace(gradient=gradient))
 
     return Optimizer(init, ask, tell)

@@ -75,7 +75,10 @@ def parse(room: type[Config], value: Any) -> Any:
         return value
     names = list(kinds(room))
     if not isinstance(value, dict):
-        raise PydanticCustomError("table_expected", "expected a table with a kind, one of {names}", {"names": names})
+        context = {"found": repr(value), "names": names}
+        raise PydanticCustomError(
+            "table_expected", "found {found}, expected a table with a kind, one of {names}", context
+        )
     if "kind" not in value:
         raise PydanticCustomError("kind_missing", "kind is missing, expected one of {names}", {"names": names})
     kind = value["kind"]

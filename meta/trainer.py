@@ -222,7 +222,8 @@ class _Metrics:
 
     def append(self, row: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+            finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+            file.write(json.dumps(finite) + "\n")
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

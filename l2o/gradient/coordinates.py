@@ -45,5 +45,6 @@ def split(vector: Float[Array, "n"], like: Any) -> Any:
         if _is_inexact(leaf):
             out.append(part.reshape(jnp.shape(leaf)).astype(jnp.result_type(leaf)))
         else:
-            out.append(jnp.zeros(jnp.shape(leaf), jnp.int8))
+            dtype = jnp.result_type(leaf)  # the gradient of an integer leaf is float0, which holds no numbers
+            out.append(jnp.zeros(jnp.shape(leaf), jnp.int8 if dtype == jax.dtypes.float0 else dtype))
     return jax.tree.unflatten(tree, out)

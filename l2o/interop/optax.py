@@ -42,7 +42,9 @@ def from_optax(
     def init(key, problem):
         del key
         horizon = jnp.asarray(problem.horizon)
-        return OptaxState(problem.start, build(horizon).init(problem.start), horizon), problem.space
+        # strong dtypes: a weak one would change with the first update and trace everything twice
+        start = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), problem.start)
+        return OptaxState(start, build(horizon).init(start), horizon), problem.space
 
     def ask(key, state):
         del key

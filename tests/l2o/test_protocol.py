@@ -1,0 +1,153 @@
+"""One table for every optimizer there is: the promises of the contract that generic code relies on."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import l2o
+from l2o import Problem, Space, Task, unroll
+from l2o.core import population_size
+
+START = {"w": jnp.array([[0.5, -1.0], [1.2, 0.25]]), "b": jnp.float32(0.75)}
+OPTIMIZERS = [
+    *(f"baseline {kind}" for kind in l2o.kinds(l2o.BaselineConfig)),
+    *(f"fresh {kind}" for kind in l2o.kinds(l2o.OptimizerConfig)),
+    *(f"shipped {name}" for name in l2o.names()),
+]
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+
+
+@functools.cache
+def build(name):
+    source, name = name.split(" ", 1)
+    if source == "shipped":
+        return l2o.load(name).optimizer
+    if source == "fresh":
+        learned = l2o.kinds(l2o.OptimizerConfig)[name]().build()
+        return learned.bind(learned.init(jax.random.key(0)))
+    config = l2o.kinds(l2o.BaselineConfig)[name]
+    return config(**({"learning_rate": 0.01} if "learning_rate" in config.model_fields else {})).build()
+
+
+def loss(key, x):
+    """Not convex, and noisy."""
+    return jnp.sum(jnp.cosh(x["w"]) + jnp.sin(x["w"] + 0.1 * jax.random.normal(key))) + jnp.cos(x["b"]) * x["b"]
+
+
+def problem(start=START, horizon=20):
+    return Problem(Space.free(), start, jnp.asarray(1.0), jnp.asarray(horizon))
+
+
+def rounds(optimizer, problem, count=3):
+    """Rounds of ask, evaluate, tell in plain Python; the queries of each, and the last state."""
+    task = Task.from_loss(loss, problem)
+    init_key, run_key = jax.random.split(jax.random.key(1))
+    state, queries = optimizer.init(init_key, problem), []
+    for t in range(count):
+        ask_key, evaluate_key, tell_key = jax.random.split(jax.random.fold_in(run_key, t), 3)
+        x, state = optimizer.ask(ask_key, state)
+        state = optimizer.tell(tell_key, state, x, task.evaluate(evaluate_key, x))
+        queries.append(x)
+    return queries, state
+
+
+def shapes(tree):
+    return jax.tree.map(lambda a: (jnp.shape(a), jnp.result_type(a)), tree)
+
+
+def assert_close(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), a, b)
+
+
+def test_the_table_is_not_empty():
+    assert {"baseline adam", "baseline sgd", "fresh lstm"} <= set(OPTIMIZERS)
+
+
+@every_optimizer
+def test_signatures(name):
+    expected = {"init": ["key", "problem"], "ask": ["key", "state"], "tell": ["key", "state", "x", "evaluation"]}
+    found = {field: list(inspect.signature(f).parameters) for field, f in build(name)._asdict().items()}
+    assert found == expected
+
+
+@every_optimizer
+def test_shapes_are_stable_and_ask_may_be_called_twice(name):
+    optimizer, task = build(name), Task.from_loss(loss, problem())
+
+    @jax.jit
+    def play():
+        init_key, *keys = jax.random.split(jax.random.key(1), 5)
+        state = optimizer.init(init_key, task.problem)
+        first, asked = optimizer.ask(keys[0], state)
+        second, asked_again = optimizer.ask(keys[1], asked)
+        told = optimizer.tell(keys[3], asked_again, first, task.evaluate(keys[2], first))
+        return (state, asked, asked_again, told), (first, second)
+
+    states, queries = play()
+    for state in states:
+        assert jax.tree.structure(state) == jax.tree.structure(states[0])
+        assert shapes(state) == shapes(states[0])
+    n = population_size(queries[0])
+    assert n >= 1
+    for x in queries:
+        assert shapes(x) == jax.tree.map(lambda a: ((n, *a.shape), a.dtype), START)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(x))
+
+
+@every_optimizer
+def test_jit_equals_eager(name):
+    optimizer = build(name)
+    assert_close(jax.jit(lambda p: rounds(optimizer, p))(problem()), rounds(optimizer, problem()))
+
+
+@every_optimizer
+def test_scan_equals_a_loop(name):
+    optimizer = build(name)
+
+    def scanned(problem):
+        init_key, run_key = jax.random.split(jax.random.key(1))
+        state = optimizer.init(init_key, problem)
+        state, trajectory = unroll(optimizer, Task.from_loss(loss, problem), state, run_key, 3)
+        return trajectory.x, state
+
+    queries, state = jax.jit(lambda p: rounds(optimizer, p))(problem())
+    assert_close(jax.jit(scanned)(problem()), (jax.tree.map(lambda *x: jnp.stack(x), *queries), state))
+
+
+@every_optimizer
+def test_vmap_over_problems_equals_a_loop(name):
+    optimizer = build(name)
+    problems = [problem(jax.tree.map(lambda a, s=s: s * a, START), 10 * i + 5) for i, s in enumerate((1.0, -0.7, 0.3))]
+    one = jax.jit(lambda p: rounds(optimizer, p))
+    batched = jax.jit(jax.vmap(lambda p: rounds(optimizer, p)))(jax.tree.map(lambda *a: jnp.stack(a), *problems))
+    for i, single in enumerate(problems):
+        assert_close(jax.tree.map(lambda a, i=i: a[i], batched), one(single))
+
+
+@every_optimizer
+def test_each_function_is_traced_once_whatever_the_horizon(name):
+    optimizer, traced = build(name), []
+
+    def counted(field):
+        def call(*args):
+            traced.append(field)
+            return getattr(optimizer, field)(*args)
+
+        return jax.jit(call)
+
+    task = Task.from_loss(loss, problem())
+    jitted = l2o.Optimizer(*(counted(field) for field in l2o.Optimizer._fields))
+    evaluate = jax.jit(task.evaluate)
+    for horizon in (5, 50):
+        init_key, run_key = jax.random.split(jax.random.key(1))
+        state = jitted.init(init_key, task.with_horizon(horizon).problem)
+        for t in range(3):
+            keys = jax.random.split(jax.random.fold_in(run_key, t), 3)
+            x, state = jitted.ask(keys[0], state)
+            state = jitted.tell(keys[1], state, x, evaluate(keys[2], x))
+    assert sorted(traced) == ["ask", "init", "tell"]
