@@ -23,7 +23,7 @@ from l2o.errors import UserError
 from l2o.interop.optax import from_optax
 from l2o.registry import Config, by_kind, kinds, register
 from l2o.space import Space
-from l2o.unroll import unroll
+from l2o.unroll import query, unroll
 
 __all__ = [
     "BaselineConfig",
@@ -45,6 +45,7 @@ __all__ = [
     "kinds",
     "load",
     "names",
+    "query",
     "register",
     "save",
     "unroll",

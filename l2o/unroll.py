@@ -22,6 +22,30 @@ def values_only(x: X, evaluation: Evaluation) -> tuple[X, Evaluation]:
     return None, Evaluation(evaluation.value, None)
 
 
+def query(
+    optimizer: Optimizer,
+    task: Task,
+    state: State,
+    key: PRNGKeyArray,
+    t: Int[Array, ""] | int,
+    *,
+    stop_gradient: bool = True,
+) -> tuple[X, Evaluation, State]:
+    """The first half of round t of `unroll`: ask and evaluate, tell nothing.
+
+    This is how a run ends: the queries after the last update are judged, and nobody learns from them.
+
+    Returns:
+      The queries with their leading axis n, their evaluation, and the state that `ask` returned.
+    """
+    key = jax.random.fold_in(key, t)
+    x, state = optimizer.ask(jax.random.fold_in(key, 0), state)
+    evaluation = task.evaluate(jax.random.fold_in(key, 1), x)
+    if stop_gradient and evaluation.gradient is not None:
+        evaluation = evaluation._replace(gradient=jax.lax.stop_gradient(evaluation.gradient))
+    return x, evaluation, state
+
+
 def unroll(
     optimizer: Optimizer,
     task: Task,
@@ -57,12 +81,8 @@ def unroll(
     """
 
     def round_(state: State, t: Int[Array, ""]):
-        ask_key, evaluate_key, tell_key = jax.random.split(jax.random.fold_in(key, t), 3)
-        x, state = optimizer.ask(ask_key, state)
-        evaluation = task.evaluate(evaluate_key, x)
-        if stop_gradient and evaluation.gradient is not None:
-            evaluation = evaluation._replace(gradient=jax.lax.stop_gradient(evaluation.gradient))
-        state = optimizer.tell(tell_key, state, x, evaluation)
+        x, evaluation, state = query(optimizer, task, state, key, t, stop_gradient=stop_gradient)
+        state = optimizer.tell(jax.random.fold_in(jax.random.fold_in(key, t), 2), state, x, evaluation)
         return state, (*record(x, evaluation), t <= task.problem.horizon)
 
     body = jax.checkpoint(round_) if remat else round_  # type: ignore[reportPrivateImportUsage]

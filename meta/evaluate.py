@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from l2o.core import Evaluation, Objective, Optimizer, Trajectory
-from l2o.unroll import unroll, values_only
+from l2o.unroll import query, unroll, values_only
 from meta.objective import accumulate
 from tasks.family import TaskFamily
 
@@ -51,13 +51,12 @@ def evaluate(
         task = family.task(family.sample(sample_key)).with_horizon(horizon)
         state = optimizer.init(init_key, task.problem)
         state, run = unroll(optimizer, task, state, run_key, horizon, record=values_only)
-        _, last = unroll(optimizer, task, state, run_key, 1, horizon)
-        value = jnp.append(run.evaluation.value.min(-1), last.evaluation.value.min())
-        best = jnp.argmin(last.evaluation.value[0])
-        out = {"value": value, **task.measure(measure_key, jax.tree.map(lambda a: a[0, best], last.x))}
+        x, last, _ = query(optimizer, task, state, run_key, horizon)
+        point = jax.tree.map(lambda a: a[jnp.argmin(last.value)], x)
+        out = {"value": jnp.append(run.evaluation.value.min(-1), last.value.min()), **task.measure(measure_key, point)}
         if objective is not None:
-            evaluation = Evaluation(jnp.append(run.evaluation.value, last.evaluation.value, axis=0))
-            history = Trajectory(None, evaluation, jnp.append(run.mask, last.mask))
+            values = jnp.append(run.evaluation.value, last.value[None], axis=0)
+            history = Trajectory(None, Evaluation(values), jnp.ones(horizon + 1, bool))
             out["objective"] = accumulate(objective, objective.init(task), history)[1][1:].mean()
         return out
 

@@ -45,7 +45,7 @@ class SumConfig(ObjectiveConfig):
 
 @register
 class WeightedSumConfig(ObjectiveConfig):
-    """`sum_t w_t f(x_t)` with `w_t = (power + 1) (t / horizon)^power`, which averages to 1 over a run.
+    """`sum_t w_t f(x_t)` with `w_t = (power + 1) (t / horizon)^power`, whose mean over a long run is 1.
 
     Attributes:
       power: 0 weighs all steps alike; larger values look at the end of the run.

@@ -183,9 +183,10 @@ def train(
             row = {"step": step, **{name: float(value) for name, value in row.items()}, "skipped": int(state.skipped)}
             row["steps_per_second"] = count / (time.perf_counter() - began)
             if int(state.failing) >= PATIENCE:
+                kept = f"the checkpoint at step {saved_step} is kept" if saved_step >= 0 else "nothing was saved yet"
                 raise UserError(
                     f"{out}: stopped at step {step} after {int(state.failing)} meta-gradients in a row were not finite;"
-                    f" the checkpoint at step {max(saved_step, 0)} is kept; try a smaller learning rate or clip"
+                    f" {kept}; try a smaller learning rate or clip"
                 )
             if step % config.validate_every == 0 or step == config.steps:
                 measured = evaluate(

@@ -93,8 +93,8 @@ class FolderConfig(DatasetConfig):
     data_dir: str | None = Field(default=None, min_length=1)
 
     def find(self, *names: str) -> Path | None:
-        """The first of the files that exists in the folder, in a subfolder named after the kind, or in
-        "cifar-10-batches-bin"; each also with ".gz".
+        """The first of the files that exists in the subfolder named after the kind, in "cifar-10-batches-bin", or in the
+        folder itself; each also with ".gz".
 
         Raises:
           UserError: no folder is named, or it does not exist.
@@ -107,7 +107,7 @@ class FolderConfig(DatasetConfig):
         folder = Path(chosen).expanduser()
         if not folder.is_dir():
             raise UserError(f"{self.kind}: the data folder {folder} does not exist")
-        for place in (folder, folder / self.kind, folder / "cifar-10-batches-bin"):
+        for place in (folder / self.kind, folder / "cifar-10-batches-bin", folder):
             for name in names:
                 for candidate in (place / name, place / f"{name}.gz"):
                     if candidate.is_file():

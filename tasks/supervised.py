@@ -100,7 +100,7 @@ class ConvClassifierConfig(ClassifierConfig):
         return hk.Linear(classes)(x.reshape(x.shape[0], -1))
 
 
-def patches(images: Float[Array, "batch h w c"]) -> Float[Array, "batch h w 9c"]:
+def patches(images: Float[Array, "batch h w c"]) -> Float[Array, "batch h w 9*c"]:
     """The 3 x 3 neighbourhood of every pixel, zero outside the image.
 
     A convolution is then one matrix product, which a vmap over many small networks batches well on every backend.

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 
 from l2o.core import Carry, LearnedOptimizer, Objective, State, Theta
 from l2o.registry import Config
-from l2o.unroll import unroll, values_only
+from l2o.unroll import query, unroll, values_only
 from meta.objective import accumulate
 from tasks.family import TaskFamily
 
@@ -50,8 +50,8 @@ class Run(NamedTuple):
       key: randomness of this run, as raw key data: the same key is folded with every step, in one window after
         another, which a typed key's reuse checker would take for a mistake.
       params: the task's parameters.
-      state: the optimizer's state.
-      carry: the objective's running state.
+      state: the optimizer's state before query number `step`.
+      carry: the objective's running state before it.
       step: updates made so far.
     """
 
@@ -70,27 +70,34 @@ class Runs(NamedTuple):
     horizon: int
 
     def start(self, theta: Theta, key: PRNGKeyArray, family: TaskFamily) -> Run:
-        """A new run on a newly drawn task, after its first query, that of the starting point."""
+        """A new run on a newly drawn task, before its first query."""
         sample_key, init_key, run_key = jax.random.split(key, 3)
         params = family.sample(sample_key)
         task = family.task(params).with_horizon(self.horizon)
         state = self.learned.bind(theta).init(init_key, task.problem)
-        run = Run(jax.random.key_data(run_key), params, state, self.objective.init(task), jnp.zeros((), jnp.int32) - 1)
-        return self.advance(theta, run, family, 1)[0]
+        return Run(jax.random.key_data(run_key), params, state, self.objective.init(task), jnp.zeros((), jnp.int32))
 
     def advance(
         self, theta: Theta, run: Run, family: TaskFamily, steps: int, stop_gradient: bool = True
     ) -> tuple[Run, Float[Array, ""]]:
-        """Advance a run by `steps` updates; also the mean meta-loss of those inside the horizon."""
+        """Advance a run by `steps` updates; also the mean meta-loss after those of them inside the horizon.
+
+        The last query is judged but not told: telling it is the first thing the next window does, so that every update
+        is differentiated in the window that sees what came of it.
+        """
         task = family.task(run.params).with_horizon(self.horizon)
-        optimizer, offset = self.learned.bind(theta), run.step + 1
+        optimizer, key = self.learned.bind(theta), jax.random.wrap_key_data(run.key)
         state, trajectory = unroll(
-            optimizer, task, run.state, jax.random.wrap_key_data(run.key), steps, offset,
+            optimizer, task, run.state, key, steps, run.step,
             stop_gradient=stop_gradient, record=values_only, remat=True,
         )  # fmt: skip
-        carry, losses = accumulate(self.objective, run.carry, trajectory, offset)
-        loss = jnp.sum(losses) / jnp.maximum(jnp.sum(trajectory.mask), 1)
-        return run._replace(state=state, carry=carry, step=run.step + steps), loss
+        carry, losses = accumulate(self.objective, run.carry, trajectory, run.step)
+        t = run.step + steps
+        x, evaluation, _ = query(optimizer, task, state, key, t, stop_gradient=stop_gradient)
+        _, last = self.objective.step(carry, t, *values_only(x, evaluation))
+        inside = jnp.append(trajectory.mask[1:], t <= self.horizon)
+        loss = jnp.sum(jnp.where(inside, jnp.append(losses[1:], last), 0.0)) / jnp.maximum(jnp.sum(inside), 1)
+        return run._replace(state=state, carry=carry, step=t), loss
 
     def restart_finished(self, theta: Theta, runs: Run, family: TaskFamily) -> Run:
         """Replace the runs of a batch that have reached the horizon or left the finite numbers by new ones.
