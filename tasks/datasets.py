@@ -93,7 +93,7 @@ class FolderConfig(DatasetConfig):
     data_dir: str | None = Field(default=None, min_length=1)
 
     def find(self, *names: str) -> Path | None:
-        """The first of the files that exists, in the subfolder named after the kind, in "cifar-10-batches-bin" or in the
+        """The first of the files that exists: in the subfolder named after the kind, "cifar-10-batches-bin", or the
         folder itself; each also with ".gz".
 
         Raises:
