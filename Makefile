@@ -11,7 +11,7 @@ PYTEST_ARGS ?= -n 2
 	touch $@
 
 .venv/dev: .venv/core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,optuna]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,optuna,tensorboard]'
 	touch $@
 
 # Meta-train the coordinatewise LSTM on real digits, then compare it with tuned optimizers. Each time in a fresh folder.

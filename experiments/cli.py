@@ -51,6 +51,9 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint of a run directory.")
     ] = False,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also write TensorBoard events into the run directory.")
+    ] = False,
     modules: Import = None,
 ) -> None:
     """Meta-train an optimizer from a config."""
@@ -72,7 +75,7 @@ def train(
             run.resumed_experiment(out)
     out = out or run.fresh_directory(directory.stem)
     print(f"run directory: {out}", flush=True)
-    result = run.train(experiment, out, resume=resume)
+    result = run.train(experiment, out, resume=resume, tensorboard=tensorboard)
     if result is None:
         print(f"{out} is finished; nothing to do")
     elif not result.finished:

@@ -21,6 +21,7 @@ import l2o
 from experiments import report
 from experiments.config import Experiment
 from experiments.progress import progress
+from experiments.tensorboard import also_to_tensorboard
 from l2o.errors import UserError
 from meta.trainer import Result, difference
 from meta.trainer import train as meta_train
@@ -70,7 +71,9 @@ def resumed_experiment(out: Path) -> Experiment:
     return Experiment.load(out / "config.toml")
 
 
-def train(experiment: Experiment, out: Path, *, resume: bool = False, quiet: bool = False) -> Result | None:
+def train(
+    experiment: Experiment, out: Path, *, resume: bool = False, quiet: bool = False, tensorboard: bool = False
+) -> Result | None:
     """Train an experiment into a directory, or resume it there.
 
     Returns:
@@ -97,6 +100,8 @@ def train(experiment: Experiment, out: Path, *, resume: bool = False, quiet: boo
         claim(out)
         write(out / "config.toml", experiment.toml())
     with progress(experiment.meta.steps, quiet=quiet) as show:
+        if tensorboard:
+            show = also_to_tensorboard(show, out / "tensorboard")
         result = meta_train(
             out, learned, family, experiment.meta, seed=experiment.seed, identity=identity, theta=theta, report=show
         )
