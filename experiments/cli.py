@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -39,7 +40,11 @@ def import_modules(modules: list[str] | None) -> None:
             sys.path.append(os.getcwd())
         try:
             importlib.import_module(name)
-        except ModuleNotFoundError as error:
+        except (
+            ModuleNotFoundError,
+            ValueError,
+            TypeError,
+        ) as error:  # not there, or a kind that is taken
             raise UserError(f"--import {name}: {error}, expected a module on the path or in this directory") from None
 
 
@@ -65,21 +70,19 @@ def train(
     if resume and out is None:
         if not directory.is_dir():
             raise UserError(f"--resume: {config} is not a run directory, expected one that l2o train wrote")
-        experiment, out = Experiment.load(directory / "config.toml", overrides or []) if (
-            directory / "config.toml").is_file() else run.resumed_experiment(directory), directory  # fmt: skip
+        experiment, out = run.resumed_experiment(directory, overrides or []), directory
+    elif directory.is_dir() and not resume and config not in Experiment.names():
+        raise UserError(f"{config} is a directory: expected a config, or --resume to go on with the run in it")
     else:
-        if directory.is_dir() and not resume:
-            raise UserError(f"{config} is a directory: expected a config, or --resume to go on with the run in it")
         experiment = Experiment.load(config, overrides or [])
-        if resume and out is not None:
-            run.resumed_experiment(out)
     out = out or run.fresh_directory(directory.stem)
     print(f"run directory: {out}", flush=True)
     result = run.train(experiment, out, resume=resume, tensorboard=tensorboard)
     if result is None:
         print(f"{out} is finished; nothing to do")
     elif not result.finished:
-        print(f"stopped at step {result.step} of {experiment.meta.steps}; go on with: l2o train {out} --resume")
+        again = shlex.join(["l2o", "train", str(out), "--resume", *(f"--import={name}" for name in modules or [])])
+        print(f"stopped at step {result.step} of {experiment.meta.steps}; go on with: {again}")
         raise typer.Exit(130)
     else:
         print(
@@ -115,6 +118,7 @@ def study(
     results = studies.run(chosen, out, say=lambda line: print(line, flush=True))
     header, rows = report.summary(results)
     print_table(header, rows)
+    print(report.notes(results))
     for name in results["learned"]:
         for sentence in report.verdicts(results, name):
             print(sentence)

@@ -15,6 +15,7 @@ from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, mod
 from l2o.artifact import Loaded, load
 from l2o.core import BaselineConfig, OptimizerConfig
 from l2o.errors import UserError
+from l2o.files import exists
 from l2o.registry import Config, by_kind, kinds, nearest
 from meta.trainer import MetaConfig
 from tasks.family import FamilyConfig
@@ -50,7 +51,8 @@ class Document(Config):
         Raises:
           UserError: one sentence that names the file, the field, what was found and what was expected.
         """
-        path = next((p for p in (Path(name_or_path), cls.folder() / f"{name_or_path}.toml") if _is_file(p)), None)
+        candidates = (Path(name_or_path), cls.folder() / f"{name_or_path}.toml")
+        path = next((p for p in candidates if exists(p) and p.is_file()), None)
         if path is None:
             hint = nearest(name_or_path, cls.names())
             raise UserError(
@@ -66,7 +68,7 @@ class Document(Config):
             raise UserError(f"{path} is not valid TOML: {error}") from None
         for override in overrides:
             _assign(data, override)
-        return cls.parse(data, str(path))
+        return cls.parse(data, f"{path} with --set" if overrides else str(path))
 
     @classmethod
     def parse(cls, data: dict[str, Any], source: str) -> Self:
@@ -155,7 +157,7 @@ class Study(Document):
       task: the family; rates are tuned on its training split, everything reported comes from its test split.
       horizon: updates in a run.
       runs: paired runs of every optimizer.
-      steps: the steps whose loss is reported, besides the mean over the first and the last of them.
+      steps: the steps whose loss is reported, and up to which the mean loss of a run is.
       optimizers: learned optimizers by name or directory.
       baselines: hand-designed optimizers; a missing learning rate is tuned.
       tune: how.
@@ -243,13 +245,6 @@ _EXPECTED = {
 
 def _dotted(location: Sequence[Any]) -> str:
     return ".".join(str(part) if re.fullmatch(r"[\w-]+", str(part)) else repr(part) for part in location)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # for example a name that is too long
-        return False
 
 
 def _fields(cls: Any, data: Any, location: Sequence[Any]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from experiments import statistics
 from experiments.progress import duration
+from l2o.files import write_whole
 from meta.trainer import Result, read_metrics
 
 STYLE = """
@@ -79,7 +80,8 @@ def training(out: Path, experiment: Any, result: Result) -> None:
     loss_axes.legend(fontsize=8)
     final_axes.plot(steps, [r["validation_final"] for r in checked], "o-", ms=3, color="tab:orange")
     final_axes.set(xlabel="meta-step", ylabel=f"validation: loss after {experiment.meta.horizon} inner steps")
-    if all(r["validation_final"] > 0 for r in checked):
+    finals = [r["validation_final"] for r in checked if r["validation_final"] is not None]
+    if finals and min(finals) > 0:
         final_axes.set_yscale("log")
     figure.savefig(out / "curves.png", dpi=130)
     plt.close(figure)
@@ -102,7 +104,7 @@ def training(out: Path, experiment: Any, result: Result) -> None:
         f"<p>Compare it: <code>l2o study STUDY --optimizer {html.escape(str(out))}</code></p>"
         f"<h2>Config</h2><pre>{html.escape(experiment.toml())}</pre>"
     )
-    _write(out, page(f"Meta-training {out.name}", body))
+    write_whole(out / "report.html", page(f"Meta-training {out.name}", body))
 
 
 def summary(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -122,6 +124,21 @@ def summary(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["optimizer", "learning rate", *(c.replace("_", " ") for c in columns), "diverged"], rows
 
 
+def notes(results: dict[str, Any]) -> str:
+    """How to read the table: what was held out, and how the learning rates were chosen."""
+    study = results["study"]
+    measure = study["tune"]["measure"]
+    rule = {"each": "one for each measure", "mean": "one, for the mean loss of a run"}.get(
+        measure, f"one, for the loss at step {measure}, used for all columns"
+    )
+    edge = f" At the edge of the grid: {', '.join(results['at_the_edge'])}." if results["at_the_edge"] else ""
+    return (
+        f"Means over {study['runs']} runs with 95 % intervals; lower is better. Starts, minibatches and, for images, "
+        "the data are ones that neither meta-training nor tuning saw, the same for every optimizer. Learning rates "
+        f"were chosen on the training family, {rule}.{edge}"
+    )
+
+
 def verdicts(results: dict[str, Any], name: str) -> list[str]:
     """Sentences: for each measure, which optimizers a learned one is below, with an interval that excludes zero."""
     sentences = []
@@ -130,6 +147,8 @@ def verdicts(results: dict[str, Any], name: str) -> list[str]:
         below = [c["against"] for c in pairs if c["high"] is not None and c["high"] < 0]
         above = [c["against"] for c in pairs if c["low"] is not None and c["low"] > 0]
         rest = [c["against"] for c in pairs if c["against"] not in below + above]
+        diverged = [c["against"] for c in pairs if c["difference"] is None]
+        rest = [f"{name} (a run diverged)" if name in diverged else name for name in rest]
         parts = [f"{word} {', '.join(names)}" for word, names in
                  (("below", below), ("above", above), ("undecided against", rest)) if names]  # fmt: skip
         sentences.append(f"{name} at {measure}: {'; '.join(parts)}")
@@ -155,17 +174,13 @@ def study(out: Path, results: dict[str, Any]) -> None:
     learned = set(results["learned"])
     body = [f"<p>{html.escape(results['study']['description'])}</p>", image(out / "curves.png", "loss by step")]
     body.append(f"<h2>Loss</h2>{table(header, rows, learned)}")
-    body.append(
-        f"<p><small>Means over {results['study']['runs']} runs with 95 % intervals, on starts, minibatches and data "
-        "that neither meta-training nor tuning saw; lower is better. Every optimizer sees the same starts and "
-        "minibatches. Several learning rates: one tuned for each measure.</small></p>"
-    )
+    body.append(f"<p><small>{html.escape(notes(results))}</small></p>")
     for name in results["learned"]:
         body.append(f"<h2>{html.escape(name)}, run by run against the others</h2>")
         body.append("".join(f"<p>{html.escape(sentence)}.</p>" for sentence in verdicts(results, name)))
         body.append(_comparisons(results, name))
     body.append(f"<p><small>The study took {duration(results['seconds'])}.</small></p>")
-    _write(out, page(f"Study {out.name}", "".join(body)))
+    write_whole(out / "report.html", page(f"Study {out.name}", "".join(body)))
 
 
 def _comparisons(results: dict[str, Any], name: str) -> str:
@@ -180,9 +195,3 @@ def _comparisons(results: dict[str, Any], name: str) -> str:
         wins = f"{c['win_rate']:.0%} <small>[{c['win_rate_low']:.0%}, {c['win_rate_high']:.0%}]</small>"
         rows.append([html.escape(c["against"]), html.escape(c["measure"]), difference, wins])
     return table(["against", "measure", "paired difference", "runs won"], rows)
-
-
-def _write(out: Path, text: str) -> None:
-    temporary = out / ".report.html.part"
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(out / "report.html")

@@ -10,8 +10,10 @@ curves.png, report.html
 import math
 import os
 import platform
+import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ import l2o
 from experiments import report
 from experiments.config import Experiment
 from experiments.progress import progress
-from experiments.tensorboard import also_to_tensorboard
+from experiments.tensorboard import also_to_tensorboard, require_tensorboard
 from l2o.errors import UserError
+from l2o.files import write_whole
 from meta.trainer import Result, difference
 from meta.trainer import train as meta_train
 
@@ -37,8 +40,12 @@ def fresh_directory(name: str, root: str | Path = "runs") -> Path:
     return path
 
 
-def claim(out: Path) -> None:
+def claim(out: Path, advice: str = "choose another --out") -> None:
     """Create an empty output directory.
+
+    Args:
+      out: the directory.
+      advice: what to do when it holds something.
 
     Raises:
       UserError: the directory holds something, or cannot be created.
@@ -46,21 +53,12 @@ def claim(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(path.suffix != ".part" for path in out.iterdir()):  # a kill may leave a half-written file
-            raise UserError(
-                f"{out} is not empty and is never overwritten: choose another --out, or --resume the run in it"
-            )
+            raise UserError(f"{out} is not empty and is never overwritten: {advice}")
     except OSError as error:
         raise UserError(f"{out} cannot be used as an output directory: {error.strerror}") from None
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def resumed_experiment(out: Path) -> Experiment:
+def resumed_experiment(out: Path, overrides: Sequence[str] = ()) -> Experiment:
     """The experiment whose run is in a directory.
 
     Raises:
@@ -68,7 +66,7 @@ def resumed_experiment(out: Path) -> Experiment:
     """
     if not (out / "config.toml").is_file():
         raise UserError(f"{out} holds no run to resume: config.toml is missing")
-    return Experiment.load(out / "config.toml")
+    return Experiment.load(out / "config.toml", overrides)
 
 
 def train(
@@ -82,10 +80,9 @@ def train(
     Raises:
       UserError: the directory is in use, belongs to another config, or data is missing.
     """
-    family = experiment.task.build("train")
-    learned = experiment.optimizer.build()
-    theta = _starting_theta(experiment)
     identity = experiment.model_dump(mode="json")
+    if tensorboard:
+        require_tensorboard()
     if resume:
         began = resumed_experiment(out).model_dump(mode="json")
         finished = (out / "report.html").is_file()
@@ -96,9 +93,10 @@ def train(
             raise UserError(f"cannot resume {out}: {changed} since the run began")
         if finished:
             return None
-    else:
-        claim(out)
-        write(out / "config.toml", experiment.toml())
+    family, learned, theta = experiment.task.build("train"), experiment.optimizer.build(), _starting_theta(experiment)
+    if not resume:
+        claim(out, "choose another --out, or --resume the run in it")
+        write_whole(out / "config.toml", experiment.toml())
     with progress(experiment.meta.steps, quiet=quiet) as show:
         if tensorboard:
             show = also_to_tensorboard(show, out / "tensorboard")
@@ -126,7 +124,7 @@ def _starting_theta(experiment: Experiment) -> Any:
 def _command() -> str:
     program = Path(sys.argv[0])
     ours = program.name == "l2o" or program.parts[-2:] == ("l2o", "__main__.py")
-    return " ".join(["l2o", *sys.argv[1:]]) if ours else "Experiment.train, from Python"
+    return shlex.join(["l2o", *sys.argv[1:]]) if ours else "Experiment.train, from Python"
 
 
 def provenance(experiment: Experiment, result: Result) -> dict[str, Any]:

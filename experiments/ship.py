@@ -35,8 +35,11 @@ def ship(run: Path, study: Path, name: str, description: str) -> Path:
     if not loaded.provenance.get("finished"):
         raise UserError(f"{run} is not finished, expected a run that l2o train completed")
     results = json.loads((study / "results.json").read_text(encoding="utf-8"))
-    if run.resolve().name not in results["learned"]:
-        raise UserError(f"{study} does not compare {run.name}, expected a study run with --optimizer {run}")
+    if loaded.sha256 not in results["sha256"].values():
+        raise UserError(f"{study} does not measure this theta, expected a study run with --optimizer {run}")
+    start = loaded.provenance["experiment"]["meta"].get("init")
+    if start is not None and start not in l2o.names():
+        raise UserError(f"{run} starts from {start!r}, expected fresh meta-parameters or a shipped optimizer")
     provenance = {"description": description, **loaded.provenance, "held_out": scores(results)}
     return l2o.save(ZOO / name, loaded.config, loaded.theta, provenance)
 

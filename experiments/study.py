@@ -13,23 +13,34 @@ import numpy as np
 import l2o
 from experiments import report, statistics
 from experiments.config import Study
-from experiments.run import claim, write
+from experiments.run import claim
 from l2o.core import BaselineConfig
 from l2o.errors import UserError
-from l2o.registry import kinds, nearest
+from l2o.files import write_whole
+from l2o.registry import kinds
 from meta.evaluate import evaluate
 
 Say = Callable[[str], None]
 
 
 class Column(NamedTuple):
-    """One optimizer of a study: its name, `make(argument) -> Optimizer`, and the argument, None where it is tuned."""
+    """One optimizer of a study.
+
+    Attributes:
+      name: its label in the report.
+      make: `make(argument) -> Optimizer`.
+      argument: theta or a learning rate; None where the rate is tuned.
+      tuned: whether the study tunes it.
+      learned: whether it was meta-trained.
+      sha256: checksum of a learned optimizer's theta.
+    """
 
     name: str
     make: Callable[..., l2o.Optimizer]
     argument: Any
     tuned: bool
     learned: bool
+    sha256: str = ""
 
 
 def columns(study: Study) -> list[Column]:
@@ -43,15 +54,13 @@ def columns(study: Study) -> list[Column]:
         if name in kinds(BaselineConfig):
             found.append(_baseline(kinds(BaselineConfig)[name]()))
             continue
-        known = [*l2o.names(), *kinds(BaselineConfig)]
-        if name not in known and not Path(name).is_dir():
-            raise UserError(
-                f"no optimizer named {name!r}{nearest(name, known)}: expected a directory or one of {', '.join(known)}"
-            )
-        loaded = l2o.load(name)
-        label = name if name in known else Path(name).resolve().name
-        found.append(Column(label, loaded.learned.bind, loaded.theta, tuned=False, learned=True))
-    found += [_baseline(baseline) for baseline in study.baselines]
+        loaded = l2o.load(name, also=list(kinds(BaselineConfig)))
+        label = name if name in l2o.names() else Path(name).resolve().name
+        if label in [column.name for column in found]:
+            label = name
+        found.append(Column(label, loaded.learned.bind, loaded.theta, tuned=False, learned=True, sha256=loaded.sha256))
+    asked = [column.name for column in found]
+    found += [_baseline(baseline) for baseline in study.baselines if baseline.kind not in asked]
     if not found:
         raise UserError("the study has no optimizers, expected some in optimizers or baselines, or --optimizer")
     labels = [column.name for column in found]
@@ -71,7 +80,7 @@ def _baseline(baseline: Any) -> Column:
 def measures(study: Study) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     """What is reported of the values [runs, horizon + 1]: the loss at each step, and the mean after 1 to s updates."""
     steps = {f"step {s}": (lambda v, s=s: v[:, s]) for s in study.steps}
-    means = {f"mean to {s}": (lambda v, s=s: v[:, 1 : s + 1].mean(1)) for s in study.steps if s >= 100}
+    means = {f"mean to {s}": (lambda v, s=s: v[:, 1 : s + 1].mean(1)) for s in study.steps}
     return {**steps, **means}
 
 
@@ -102,7 +111,7 @@ def tune(study: Study, column: Column, family: Any, say: Say) -> dict[str, float
     key = jax.random.fold_in(jax.random.key(study.seed), 1)
     scores: dict[str, list[float]] = {name: [] for name in candidates}
     for rate in rates:
-        value = _values(study, column.make, float(rate), family, key, study.tune.runs)["value"]
+        value = _values(study, column.make, float(rate), family, key, study.tune.runs, measure=False)["value"]
         for name, measure in candidates.items():
             scores[name].append(float(np.mean(measure(value))))
     best = {}
@@ -122,8 +131,13 @@ def tune(study: Study, column: Column, family: Any, say: Say) -> dict[str, float
     return best
 
 
-def _values(study: Study, make: Any, argument: Any, family: Any, key: Any, runs: int) -> dict[str, np.ndarray]:
-    out = evaluate(make, argument, family, jax.random.clone(key), tasks=runs, horizon=study.horizon, batch=study.batch)
+def _values(
+    study: Study, make: Any, argument: Any, family: Any, key: Any, runs: int, measure: bool = True
+) -> dict[str, np.ndarray]:
+    out = evaluate(
+        make, argument, family, jax.random.clone(key),
+        tasks=runs, horizon=study.horizon, batch=study.batch, measure=measure,
+    )  # fmt: skip
     return {name: np.asarray(value, np.float64) for name, value in out.items()}
 
 
@@ -137,14 +151,17 @@ def run(study: Study, out: Path, say: Say = print) -> dict[str, Any]:
     found, start = columns(study), time.perf_counter()
     train, test = study.task.build("train"), study.task.build("test")
     claim(out)
-    write(out / "config.toml", study.toml())
+    write_whole(out / "config.toml", study.toml())
     say(f"{study.runs} runs of {study.horizon} steps for each of {len(found)} optimizers")
     key = jax.random.fold_in(jax.random.key(study.seed), 0)
     names = list(measures(study))
     chosen: dict[str, Any] = {}
+    at_the_edge = []
     rows, curves = [], {}
     for column in found:
         rates = tune(study, column, train, say) if column.tuned else dict.fromkeys(names, column.argument)
+        if column.tuned and {grid(study)[0], grid(study)[-1]} & set(rates.values()):
+            at_the_edge.append(column.name)
         if column.tuned or (not column.learned and column.argument is not None):
             chosen[column.name] = rates
         if column.tuned:
@@ -164,6 +181,8 @@ def run(study: Study, out: Path, say: Say = print) -> dict[str, Any]:
     results = {
         "study": study.model_dump(mode="json"),
         "learned": [column.name for column in found if column.learned],
+        "sha256": {column.name: column.sha256 for column in found if column.learned},
+        "at_the_edge": at_the_edge,
         "chosen": chosen,
         "measures": names,
         "rows": rows,
@@ -171,7 +190,7 @@ def run(study: Study, out: Path, say: Say = print) -> dict[str, Any]:
         "comparisons": compare(rows, [c.name for c in found], [c.name for c in found if c.learned], names),
         "seconds": round(time.perf_counter() - start, 1),
     }
-    write(out / "results.json", json.dumps(results) + "\n")
+    write_whole(out / "results.json", json.dumps(results) + "\n")
     report.study(out, results)
     return results
 

@@ -7,6 +7,7 @@ An artifact is a directory with
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,7 @@ from pydantic_core import PydanticCustomError
 
 from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Task, Theta
 from l2o.errors import UserError
+from l2o.files import exists, write_whole
 from l2o.registry import Config, nearest, parse
 from l2o.space import Space
 from l2o.unroll import unroll
@@ -41,12 +43,14 @@ class Loaded:
       theta: the meta-parameters.
       provenance: how it was made: config, command, seed, cost, held-out scores, licence.
       check: the stored output of `five_steps`.
+      sha256: checksum of the meta-parameters' file.
     """
 
     config: OptimizerConfig
     theta: Theta
     provenance: dict[str, Any]
-    check: list[float]
+    check: list[float | None]
+    sha256: str
 
     @cached_property
     def learned(self) -> LearnedOptimizer:
@@ -77,15 +81,16 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in ZOO.glob("*/optimizer.json"))
 
 
-def five_steps(optimizer: Optimizer) -> list[float]:
-    """Values along five steps on a fixed quadratic bowl: the stored output that pins an artifact's behaviour."""
+def five_steps(optimizer: Optimizer) -> list[float | None]:
+    """Values along five steps on a fixed quadratic bowl, None where not finite: what pins an artifact's behaviour."""
     curvature = jnp.array([0.1, 0.5, 1.0, 4.0])
     problem = Problem(Space.free(), start=jnp.array([1.0, -1.0, 0.5, 0.25]), horizon=jnp.asarray(5))
     task = Task.from_loss(lambda key, x: 0.5 * jnp.sum(curvature * x**2), problem)
     init_key, run_key = jax.random.split(jax.random.key(0))
     state = optimizer.init(init_key, problem)
     _, trajectory = jax.jit(lambda s: unroll(optimizer, task, s, run_key, 6))(state)
-    return [float(v) for v in np.min(np.asarray(trajectory.evaluation.value), axis=-1)]
+    values = np.min(np.asarray(trajectory.evaluation.value), axis=-1)
+    return [float(v) if np.isfinite(v) else None for v in values]
 
 
 def _flat(theta: Theta) -> dict[str, Any]:
@@ -120,17 +125,16 @@ def save(path: str | Path, config: OptimizerConfig, theta: Theta, provenance: di
         ("theta.safetensors", blob),
         ("optimizer.json", (header.model_dump_json(indent=2) + "\n").encode()),
     ):
-        temporary = path / f".{name}.part"
-        temporary.write_bytes(data)
-        temporary.replace(path / name)
+        write_whole(path / name, data)
     return path
 
 
-def load(name_or_dir: str | Path) -> Loaded:
+def load(name_or_dir: str | Path, also: Sequence[str] = ()) -> Loaded:
     """Load a shipped optimizer by name, or one of your own from a directory.
 
     Args:
       name_or_dir: a name that `l2o list` shows, a run directory, or an artifact directory.
+      also: other names that a caller accepts, for the message.
 
     Raises:
       UserError: no such optimizer (the message lists the names that exist), or a file that is missing, damaged,
@@ -142,18 +146,13 @@ def load(name_or_dir: str | Path) -> Loaded:
     path = Path(name_or_dir)
     if isinstance(name_or_dir, str) and name_or_dir in names():
         path = ZOO / name_or_dir
-    elif not _is_directory(path):
-        hint = nearest(name_or_dir, names())
-        known = ", ".join(names()) or "none"
-        raise UserError(f"no optimizer named {str(name_or_dir)!r}{hint}: expected a directory or one of {known}")
+    elif not exists(path):
+        known = [*names(), *also]
+        hint = nearest(name_or_dir, known)
+        raise UserError(
+            f"no optimizer named {str(name_or_dir)!r}{hint}: expected a directory or one of {', '.join(known) or 'none'}"
+        )
     return _read(path)
-
-
-def _is_directory(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:  # a name that is too long for the file system
-        return False
 
 
 class _Header(Config):
@@ -163,7 +162,7 @@ class _Header(Config):
     version: int
     config: Any
     theta_sha256: str
-    five_steps: list[float]
+    five_steps: list[float | None]
     provenance: dict[str, Any]
 
 
@@ -176,7 +175,7 @@ def _read(path: Path) -> Loaded:
     except PydanticCustomError as error:
         raise UserError(f"{path / 'optimizer.json'}: config: {error}") from None
     theta = _read_theta(path / "theta.safetensors", config, header.theta_sha256)
-    return Loaded(config, theta, header.provenance, header.five_steps)
+    return Loaded(config, theta, header.provenance, header.five_steps, header.theta_sha256)
 
 
 def _read_header(file: Path) -> _Header:

@@ -73,17 +73,17 @@ def parse(room: type[Config], value: Any) -> Any:
     """
     if isinstance(value, room):
         return value
-    names = list(kinds(room))
+    names, known = list(kinds(room)), ", ".join(kinds(room))
     if not isinstance(value, dict):
-        context = {"found": repr(value), "names": names}
+        context = {"found": repr(value), "names": known}
         raise PydanticCustomError(
             "table_expected", "found {found}, expected a table with a kind, one of {names}", context
         )
     if "kind" not in value:
-        raise PydanticCustomError("kind_missing", "kind is missing, expected one of {names}", {"names": names})
+        raise PydanticCustomError("kind_missing", "kind is missing, expected one of {names}", {"names": known})
     kind = value["kind"]
     if not isinstance(kind, str) or kind not in names:
-        context = {"found": repr(kind), "names": names, "hint": nearest(kind, names)}
+        context = {"found": repr(kind), "names": known, "hint": nearest(kind, names)}
         raise PydanticCustomError("kind_unknown", "unknown kind {found}{hint}, expected one of {names}", context)
     return _KINDS[room][kind].model_validate(value)
 

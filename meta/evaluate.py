@@ -14,7 +14,7 @@ from meta.objective import accumulate
 from tasks.family import TaskFamily
 
 
-@functools.partial(jax.jit, static_argnames=("make", "tasks", "horizon", "batch", "objective"))
+@functools.partial(jax.jit, static_argnames=("make", "tasks", "horizon", "batch", "objective", "measure"))
 def evaluate(
     make: Callable[[Any], Optimizer],
     argument: Any,
@@ -25,6 +25,7 @@ def evaluate(
     horizon: int,
     batch: int | None = None,
     objective: Objective | None = None,
+    measure: bool = True,
 ) -> dict[str, Float[Array, "tasks ..."]]:
     """Run an optimizer on freshly drawn tasks.
 
@@ -39,6 +40,7 @@ def evaluate(
       tasks: how many tasks.
       horizon: updates in a run.
       batch: tasks computed side by side, to bound memory; all when None.
+      measure: also take each task's measures at the last point.
       objective: also report its mean loss per update as "objective".
 
     Returns:
@@ -53,7 +55,9 @@ def evaluate(
         state, run = unroll(optimizer, task, state, run_key, horizon, record=values_only)
         x, last, _ = query(optimizer, task, state, run_key, horizon)
         point = jax.tree.map(lambda a: a[jnp.argmin(last.value)], x)
-        out = {"value": jnp.append(run.evaluation.value.min(-1), last.value.min()), **task.measure(measure_key, point)}
+        out = {"value": jnp.append(run.evaluation.value.min(-1), last.value.min())}
+        if measure:
+            out |= task.measure(measure_key, point)
         if objective is not None:
             values = jnp.append(run.evaluation.value, last.value[None], axis=0)
             history = Trajectory(None, Evaluation(values), jnp.ones(horizon + 1, bool))

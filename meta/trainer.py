@@ -17,6 +17,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 
 from l2o.core import LearnedOptimizer, Theta
 from l2o.errors import UserError
+from l2o.files import write_whole
 from l2o.registry import Config, by_kind
 from meta.estimator import EstimatorConfig
 from meta.estimator.backprop import BackpropConfig
@@ -191,7 +192,7 @@ def train(
             if step % config.validate_every == 0 or step == config.steps:
                 measured = evaluate(
                     learned.bind, state.average, family, jax.random.clone(validation_key),
-                    tasks=config.validation_tasks, horizon=config.horizon, batch=32, objective=objective,
+                    tasks=config.validation_tasks, horizon=config.horizon, batch=32, objective=objective, measure=False,
                 )  # fmt: skip
                 score = float(measured["objective"].mean())
                 row["validation"] = score
@@ -217,9 +218,7 @@ class _Metrics:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] <= step]
-        temporary = path.with_suffix(".part")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, "".join(kept))
 
     def append(self, row: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:

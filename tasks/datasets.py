@@ -92,9 +92,8 @@ class FolderConfig(DatasetConfig):
 
     data_dir: str | None = Field(default=None, min_length=1)
 
-    def find(self, *names: str) -> Path | None:
-        """The first of the files that exists: in the subfolder named after the kind, "cifar-10-batches-bin", or the
-        folder itself; each also with ".gz".
+    def folder(self) -> Path:
+        """Where the files lie: the subfolder named after the kind, or CIFAR-10's own, else the folder itself.
 
         Raises:
           UserError: no folder is named, or it does not exist.
@@ -107,19 +106,19 @@ class FolderConfig(DatasetConfig):
         folder = Path(chosen).expanduser()
         if not folder.is_dir():
             raise UserError(f"{self.kind}: the data folder {folder} does not exist")
-        for place in (folder / self.kind, folder / "cifar-10-batches-bin", folder):
-            for name in names:
-                for candidate in (place / name, place / f"{name}.gz"):
-                    if candidate.is_file():
-                        return candidate
-        return None
+        inner = (folder / self.kind, folder / "cifar-10-batches-bin")
+        return next((place for place in inner if place.is_dir()), folder)
 
-    def need(self, *names: str) -> Path:
+    def find(self, name: str) -> Path | None:
+        """A file in the folder, by its name or with ".gz"."""
+        candidates = (self.folder() / name, self.folder() / f"{name}.gz")
+        return next((path for path in candidates if path.is_file()), None)
+
+    def need(self, name: str) -> Path:
         """Like `find`, but a missing file is an error that names it."""
-        path = self.find(*names)
+        path = self.find(name)
         if path is None:
-            folder = self.data_dir or os.environ.get("L2O_DATA")
-            raise UserError(f"{self.kind}: {names[0]} (or {names[0]}.gz) is missing in {folder}")
+            raise UserError(f"{self.kind}: {name} (or {name}.gz) is missing in {self.folder()}")
         return path
 
 

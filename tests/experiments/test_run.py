@@ -14,8 +14,9 @@ import pytest
 
 import l2o
 from experiments.config import Experiment
-from experiments.run import claim, fresh_directory, write
+from experiments.run import claim, fresh_directory
 from l2o.errors import UserError
+from l2o.files import write_whole
 
 
 def theta_of(run):
@@ -179,8 +180,8 @@ def test_an_empty_directory_is_taken(tmp_path):
 
 
 def test_write_leaves_one_whole_file(tmp_path):
-    write(tmp_path / "a.txt", "old")
-    write(tmp_path / "a.txt", "new é")
+    write_whole(tmp_path / "a.txt", "old")
+    write_whole(tmp_path / "a.txt", "new é")
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "new é"
 
