@@ -147,10 +147,10 @@ def load(name_or_dir: str | Path, also: Sequence[str] = ()) -> Loaded:
     if isinstance(name_or_dir, str) and name_or_dir in names():
         path = ZOO / name_or_dir
     elif not exists(path):
-        known = [*names(), *also]
+        known = [*names(), *also] or ["none"]
         hint = nearest(name_or_dir, known)
         raise UserError(
-            f"no optimizer named {str(name_or_dir)!r}{hint}: expected a directory or one of {', '.join(known) or 'none'}"
+            f"no optimizer named {str(name_or_dir)!r}{hint}: expected a directory or one of {', '.join(known)}"
         )
     return _read(path)
 

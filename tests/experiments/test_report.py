@@ -24,7 +24,8 @@ def results():
     ]
     curve = {"mean": [4.0, 1.0], "low": [3.0, 0.5], "high": [5.0, 1.5]}
     return {
-        "study": {"description": "made by hand", "runs": 4},
+        "study": {"description": "made by hand", "runs": 4, "tune": {"measure": "each"}},
+        "at_the_edge": ["lost"],
         "learned": ["ours"],
         "chosen": {
             "worse": {"step 5": 0.5},
@@ -63,14 +64,14 @@ def test_summary_adds_held_out_measures_and_all_rates(results):
 
 def test_verdicts(results):
     (sentence,) = report.verdicts(results, "ours")
-    assert sentence == "ours at step 5: below worse; above better; undecided against alike, lost"
+    assert sentence == "ours at step 5: below worse; above better; undecided against alike, lost (a run diverged)"
 
 
 def test_a_verdict_needs_an_interval_that_excludes_zero(results):
     for comparison in results["comparisons"]:
         comparison |= {"low": -2.0, "high": 0.0} if comparison["against"] == "worse" else {"low": 0.0, "high": 1.0}
     (sentence,) = report.verdicts(results, "ours")
-    assert sentence == "ours at step 5: undecided against worse, better, alike, lost"
+    assert sentence == "ours at step 5: undecided against worse, better, alike, lost (a run diverged)"
 
 
 def test_verdicts_have_one_sentence_for_each_measure(results):
@@ -98,6 +99,7 @@ def test_the_page_of_a_study(results, tmp_path):
     assert all(found.startswith("data:image/png;base64,") for found in re.findall(r'src="([^"]*)"', page))
     assert "&lt;b&gt;bold" in page and "<b>bold" not in page
     assert "below worse; above better" in page and "a run diverged" in page and "1m15s" in page
+    assert "one for each measure" in page and "At the edge of the grid: lost." in page
     assert page.count("<tr class=ours>") == 1
     assert 'class="good">-' in page and 'class="bad">+' in page
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 import shutil
 
@@ -14,9 +15,12 @@ import pytest
 
 import l2o
 from experiments.config import Experiment
-from experiments.run import claim, fresh_directory
+from experiments.report import training
+from experiments.run import claim, fresh_directory, train
 from l2o.errors import UserError
 from l2o.files import write_whole
+from meta.trainer import Result
+from tasks.quadratic import QuadraticConfig
 
 
 def theta_of(run):
@@ -88,7 +92,7 @@ def test_provenance(trained, strict_json):
     assert Experiment.parse(provenance["experiment"], "provenance") == experiment
     assert provenance["seed"] == 3 and provenance["meta_steps"] == 6 and provenance["finished"] is True
     assert provenance["seconds"] >= 0 and "cpu" in provenance["device"] and provenance["licence"] == "Apache-2.0"
-    assert provenance["command"] == "python"
+    assert provenance["command"] == "Experiment.train, from Python"
     assert {"l2o", "jax", "python"} <= provenance["versions"].keys()
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     best = min(rows, key=lambda row: row["validation"])
@@ -209,3 +213,23 @@ def test_a_start_that_does_not_exist(tmp_path, tiny, cli):
     found = cli("train", tiny, "--out", tmp_path / "run", "--set", f"meta.init={tmp_path / 'nowhere'}")
     assert "nowhere" in found.sentence
     assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_resumes_without_its_data(trained, monkeypatch):
+    """Nothing is left to do, so nothing that training needs may be asked for."""
+
+    def gone(*arguments):
+        raise UserError("the data is gone")
+
+    monkeypatch.setattr(QuadraticConfig, "build", gone)
+    monkeypatch.setattr("experiments.run._starting_theta", gone)
+    assert train(Experiment.load(trained / "config.toml"), trained, resume=True) is None
+
+
+def test_a_report_of_a_training_whose_validation_diverged(tmp_path, trained):
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    lost = [{**row, "meta_loss": None, "validation": None, "validation_final": None} for row in rows]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lost))
+    experiment = Experiment.load(trained / "config.toml")
+    training(tmp_path, experiment, Result({}, 6, math.inf, 0, 0, 1.0, True))
+    assert "diverged" in (tmp_path / "report.html").read_text(encoding="utf-8")

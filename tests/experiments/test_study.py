@@ -77,7 +77,8 @@ def test_learned_optimizers_are_told_apart(done):
         "4 runs of 6 steps for each of 3 optimizers", "ran fresh", "tuned sgd", "ran sgd", "tuned adam", "ran adam",
     ]  # fmt: skip
     pairs = [(c["optimizer"], c["against"], c["measure"]) for c in results["comparisons"]]
-    assert pairs == [("fresh", other, step) for other in ("sgd", "adam") for step in ("step 2", "step 6")]
+    measured = ("step 2", "step 6", "mean to 2", "mean to 6")
+    assert pairs == [("fresh", other, measure) for other in ("sgd", "adam") for measure in measured]
 
 
 @pytest.mark.parametrize("config", [SGDConfig(), AdamConfig()], ids=lambda config: config.kind)
@@ -165,10 +166,11 @@ def test_measures_are_read_off_the_right_steps():
     found = {name: measure(value).tolist() for name, measure in measures(study).items()}
     assert found == {
         "step 20": [20.0, 40.0], "step 100": [100.0, 200.0], "step 200": [200.0, 400.0],
-        "mean to 100": [50.5, 101.0], "mean to 200": [100.5, 201.0],
+        "mean to 20": [10.5, 21.0], "mean to 100": [50.5, 101.0], "mean to 200": [100.5, 201.0],
     }  # fmt: skip
 
 
+MEASURES = ("step 2", "step 6", "mean to 2", "mean to 6")
 BEST = {"step 2": 1.0, "step 6": 0.1}  # what minimises each measure in the stand-in below
 MEAN = 0.01
 
@@ -178,7 +180,7 @@ def stand_in(monkeypatch):
     """Losses that are known: rate 1 is best at step 2, 0.1 at step 6, and 0.01 in the mean and at step 3."""
     tried = []
 
-    def evaluate(study, make, rate, family, key, runs):
+    def evaluate(study, make, rate, family, key, runs, measure):
         tried.append((rate, family, runs))
         value = np.full((runs, 7), 5.0)
         value[:, 2] -= 1.0 * np.isclose(rate, BEST["step 2"])
@@ -194,10 +196,10 @@ def stand_in(monkeypatch):
 @pytest.mark.parametrize(
     ("measure", "expected"),
     [
-        ("each", {"step 2": 1.0, "step 6": 0.1}),
-        ("mean", {"step 2": 0.01, "step 6": 0.01}),
-        (6, {"step 2": 0.1, "step 6": 0.1}),
-        (3, {"step 2": 0.01, "step 6": 0.01}),
+        ("each", {"step 2": 1.0, "step 6": 0.1, "mean to 2": 1.0, "mean to 6": 0.01}),
+        ("mean", dict.fromkeys(MEASURES, 0.01)),
+        (6, dict.fromkeys(MEASURES, 0.1)),
+        (3, dict.fromkeys(MEASURES, 0.01)),
     ],
 )
 def test_what_the_rate_is_chosen_for(stand_in, measure, expected):
@@ -213,16 +215,16 @@ def test_what_the_rate_is_chosen_for(stand_in, measure, expected):
 
 
 def test_rates_that_diverge_are_never_chosen(monkeypatch):
-    def evaluate(study, make, rate, family, key, runs):
+    def evaluate(study, make, rate, family, key, runs, measure):
         return {"value": np.full((runs, 7), 3.0 if np.isclose(rate, 0.1) else math.nan if rate > 1 else math.inf)}
 
     monkeypatch.setattr(module, "_values", evaluate)
     study = study_of()
-    assert tune(study, columns(study)[0], None, lambda line: None) == pytest.approx({"step 2": 0.1, "step 6": 0.1})
+    assert tune(study, columns(study)[0], None, lambda line: None) == pytest.approx(dict.fromkeys(MEASURES, 0.1))
 
 
 def test_a_grid_on_which_everything_diverges(monkeypatch):
-    monkeypatch.setattr(module, "_values", lambda *arguments: {"value": np.full((3, 7), math.nan)})
+    monkeypatch.setattr(module, "_values", lambda *arguments, **more: {"value": np.full((3, 7), math.nan)})
     study = study_of()
     with pytest.raises(UserError, match=r"^sgd: no learning rate from 0\.01 to 10 gives a finite loss$"):
         tune(study, columns(study)[0], None, lambda line: None)
@@ -232,7 +234,7 @@ def test_a_fixed_rate_is_not_tuned(tmp_path):
     said = []
     study = study_of(baselines=[{"kind": "sgd", "learning_rate": 0.03}])
     results = module.run(study, tmp_path / "out", said.append)
-    assert results["chosen"] == {"sgd": {"step 2": 0.03, "step 6": 0.03}}
+    assert results["chosen"] == {"sgd": dict.fromkeys(("step 2", "step 6", "mean to 2", "mean to 6"), 0.03)}
     assert not [line for line in said if "tuned" in line]
 
 
@@ -272,7 +274,6 @@ def test_names_of_baselines_are_optimizers_too(tmp_path):
     "edits",
     [
         {"baselines": [{"kind": "sgd"}, {"kind": "sgd", "learning_rate": 0.1}]},
-        {"optimizers": ["adam"]},
         {"optimizers": ["sgd", "sgd"], "baselines": []},
     ],
 )
@@ -282,10 +283,15 @@ def test_two_optimizers_of_one_name(tmp_path, edits):
     assert not (tmp_path / "out").exists()
 
 
-def test_two_directories_of_one_name(tmp_path, fresh):
+def test_a_baseline_that_is_asked_for_by_name_replaces_the_configured_one():
+    study = study_of(optimizers=["adam"], baselines=[{"kind": "sgd"}, {"kind": "adam", "learning_rate": 0.5}])
+    assert [(column.name, column.tuned) for column in columns(study)] == [("adam", True), ("sgd", True)]
+
+
+def test_two_directories_of_one_name_are_told_apart_by_their_paths(tmp_path, fresh):
     other = l2o.save(tmp_path / "fresh", l2o.load(fresh).config, l2o.load(fresh).theta)
-    with pytest.raises(UserError, match="two optimizers named 'fresh'"):
-        columns(study_of(optimizers=[str(fresh), str(other)]))
+    found = columns(study_of(optimizers=[str(fresh), str(other)], baselines=[]))
+    assert [column.name for column in found] == ["fresh", str(other)]
 
 
 def test_a_study_of_nothing(tmp_path):

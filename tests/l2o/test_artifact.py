@@ -357,3 +357,9 @@ def test_a_pickle_is_refused_and_never_run(mine, tmp_path, protocol):
     (mine / "optimizer.json").write_bytes(payload)
     refused(mine, mine / "optimizer.json")
     assert not proof.exists()
+
+
+def test_an_optimizer_that_diverges_can_be_saved(tmp_path):
+    config = LSTMConfig(hidden=2, output_scale=1e38)
+    path = l2o.save(tmp_path / "wild", config, config.build().init(jax.random.key(0)))
+    assert l2o.load(path).check[-1] is None
