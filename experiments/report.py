@@ -140,19 +140,26 @@ def notes(results: dict[str, Any]) -> str:
 
 
 def verdicts(results: dict[str, Any], name: str) -> list[str]:
-    """Sentences: for each measure, which optimizers a learned one is below, with an interval that excludes zero."""
+    """Sentences: for each measure, which optimizers a learned one is below, with an interval that excludes zero.
+
+    Where the interval of the mean difference leaves it open, often because of a single run that went astray, the
+    share of runs won stands beside the name.
+    """
     sentences = []
     for measure in results["measures"]:
         pairs = [c for c in results["comparisons"] if c["optimizer"] == name and c["measure"] == measure]
         below = [c["against"] for c in pairs if c["high"] is not None and c["high"] < 0]
         above = [c["against"] for c in pairs if c["low"] is not None and c["low"] > 0]
-        rest = [c["against"] for c in pairs if c["against"] not in below + above]
-        diverged = [c["against"] for c in pairs if c["difference"] is None]
-        rest = [f"{name} (a run diverged)" if name in diverged else name for name in rest]
+        rest = [f"{c['against']} ({_why(c)})" for c in pairs if c["against"] not in below + above]
         parts = [f"{word} {', '.join(names)}" for word, names in
                  (("below", below), ("above", above), ("undecided against", rest)) if names]  # fmt: skip
         sentences.append(f"{name} at {measure}: {'; '.join(parts)}")
     return sentences
+
+
+def _why(comparison: dict[str, Any]) -> str:
+    won = f"{comparison['win_rate']:.0%} of runs won"
+    return f"a run diverged, {won}" if comparison["difference"] is None else won
 
 
 def study(out: Path, results: dict[str, Any]) -> None:

@@ -64,14 +64,20 @@ def test_summary_adds_held_out_measures_and_all_rates(results):
 
 def test_verdicts(results):
     (sentence,) = report.verdicts(results, "ours")
-    assert sentence == "ours at step 5: below worse; above better; undecided against alike, lost (a run diverged)"
+    assert (
+        sentence == "ours at step 5: below worse; above better; undecided against alike (50% of runs won), "
+        "lost (a run diverged, 88% of runs won)"
+    )
 
 
 def test_a_verdict_needs_an_interval_that_excludes_zero(results):
     for comparison in results["comparisons"]:
         comparison |= {"low": -2.0, "high": 0.0} if comparison["against"] == "worse" else {"low": 0.0, "high": 1.0}
     (sentence,) = report.verdicts(results, "ours")
-    assert sentence == "ours at step 5: undecided against worse, better, alike, lost (a run diverged)"
+    assert sentence == (
+        "ours at step 5: undecided against worse (100% of runs won), better (0% of runs won), alike (50% of runs won),"
+        " lost (a run diverged, 88% of runs won)"
+    )
 
 
 def test_verdicts_have_one_sentence_for_each_measure(results):
