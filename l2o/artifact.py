@@ -173,7 +173,8 @@ def _read(path: Path) -> Loaded:
     except ValidationError as error:
         raise UserError(f"{path / 'optimizer.json'}: config.{_reason(error)}") from None
     except PydanticCustomError as error:
-        raise UserError(f"{path / 'optimizer.json'}: config: {error}") from None
+        own = "; the module of a kind of your own must be imported first" if error.type == "kind_unknown" else ""
+        raise UserError(f"{path / 'optimizer.json'}: config: {error}{own}") from None
     theta = _read_theta(path / "theta.safetensors", config, header.theta_sha256)
     return Loaded(config, theta, header.provenance, header.five_steps, header.theta_sha256)
 

@@ -147,7 +147,7 @@ def test_what_it_trained_can_be_loaded(own_run):
 def test_what_it_trained_needs_the_module(own_run, cli):
     del registry._KINDS[OptimizerConfig]["my_step"]
     sentence = cli("study", "quadratic", "--optimizer", own_run, "--out", own_run.parent / "study").sentence
-    assert "needs a kind that is not imported" in sentence and "'my_step'" in sentence
+    assert "must be imported first" in sentence and "'my_step'" in sentence
 
 
 def test_bad_input_from_a_shell(tmp_path, shell):
@@ -241,7 +241,10 @@ DAMAGE = {
     "no theta": (lambda run: (run / "theta.safetensors").unlink(), "theta.safetensors is missing"),
     "no header": (lambda run: (run / "optimizer.json").unlink(), "optimizer.json is missing"),
     "half a header": (lambda run: (run / "optimizer.json").write_text('{"format":'), "optimizer.json is damaged"),
-    "foreign": (lambda run: (run / "optimizer.json").write_text("{}"), "optimizer.json is not an l2o optimizer"),
+    "foreign": (
+        lambda run: (run / "optimizer.json").write_text("{}"),
+        "optimizer.json is damaged or not an l2o optimizer",
+    ),
     "newer": (
         lambda run: (run / "optimizer.json").write_text(
             (run / "optimizer.json").read_text().replace('"version": 1', '"version": 2', 1)
