@@ -4,6 +4,7 @@ import base64
 import html
 import math
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ def page(title: str, body: str) -> str:
     )
 
 
-def table(header: list[str], rows: list[list[str]], ours: set[str] = frozenset()) -> str:  # type: ignore[assignment]
+def table(header: list[str], rows: list[list[str]], ours: Collection[str] = ()) -> str:
     """An HTML table; cells are HTML already. Rows whose first cell is in `ours` are set off."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
     body = "".join(

@@ -85,6 +85,6 @@ def unroll(
         state = optimizer.tell(jax.random.fold_in(jax.random.fold_in(key, t), 2), state, x, evaluation)
         return state, (*record(x, evaluation), t <= task.problem.horizon)
 
-    body = jax.checkpoint(round_) if remat else round_  # type: ignore[reportPrivateImportUsage]
+    body = jax.checkpoint(round_) if remat else round_  # pyright: ignore[reportPrivateImportUsage], it is public
     state, (x, evaluation, mask) = jax.lax.scan(body, state, jnp.arange(steps) + offset)
     return state, Trajectory(x, evaluation, mask)

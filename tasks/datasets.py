@@ -3,6 +3,7 @@
 import gzip
 import os
 import struct
+import zlib
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -131,7 +132,7 @@ def read(path: Path) -> bytes:
     try:
         raw = path.read_bytes()
         return gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[reportAttributeAccessIssue]
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read or is damaged: {error}") from None
 
 
