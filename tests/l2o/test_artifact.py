@@ -363,3 +363,12 @@ def test_an_optimizer_that_diverges_can_be_saved(tmp_path):
     config = LSTMConfig(hidden=2, output_scale=1e38)
     path = l2o.save(tmp_path / "wild", config, config.build().init(jax.random.key(0)))
     assert l2o.load(path).check[-1] is None
+
+
+def test_what_is_shipped():
+    """The names that the documentation promises; each with its scores, its seed, its cost and its licence."""
+    assert set(l2o.names()) >= {"lstm", "lstm-mnist", "lstm-quadratic"}
+    for name in l2o.names():
+        provenance = l2o.load(name).provenance
+        assert provenance["finished"] and provenance["licence"] == "Apache-2.0" and provenance["held_out"]["table"]
+        assert {"experiment", "command", "seed", "seconds", "device"} <= provenance.keys()

@@ -180,7 +180,15 @@ def test_a_signal_saves_and_stops_and_resume_goes_on(whole, tmp_path, number):
     assert stable(read_metrics(tmp_path / "metrics.jsonl")) == stable(whole.rows)
 
 
-def test_the_second_interrupt_acts_as_usual():
+@pytest.fixture
+def usual_interrupt():
+    """Python's own handler; a shell that starts the tests in the background has interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_second_interrupt_acts_as_usual(usual_interrupt):
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), Interrupt() as interrupt:
         os.kill(os.getpid(), signal.SIGINT)
