@@ -38,9 +38,9 @@ def ship(run: Path, study: Path, name: str, description: str) -> Path:
     if loaded.sha256 not in results["sha256"].values():
         raise UserError(f"{study} does not measure this theta, expected a study run with --optimizer {run}")
     start = loaded.provenance["experiment"]["meta"].get("init")
-    if start is not None and start not in l2o.names():
-        raise UserError(f"{run} starts from {start!r}, expected fresh meta-parameters or a shipped optimizer")
     provenance = {"description": description, **loaded.provenance, "held_out": scores(results)}
+    if start is not None and start not in l2o.names():
+        provenance["started_from"] = l2o.load(start).provenance
     return l2o.save(ZOO / name, loaded.config, loaded.theta, provenance)
 
 

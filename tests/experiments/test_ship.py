@@ -1,0 +1,62 @@
+"""Shipping: an artifact goes into the zoo with the scores of the study that measured it, and with no other's."""
+
+import json
+
+import numpy as np
+import pytest
+
+import l2o
+from experiments import ship as module
+from experiments.config import Experiment, Study
+from experiments.study import run
+from l2o import artifact
+from l2o.errors import UserError
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifact, "ZOO", tmp_path / "zoo")
+    monkeypatch.setattr(module, "ZOO", tmp_path / "zoo")
+
+
+@pytest.fixture(scope="module")
+def measured(trained, tmp_path_factory):
+    study = Study.parse(
+        {
+            "task": {"kind": "quadratic", "dimension": 2}, "horizon": 4, "runs": 4, "steps": [4],
+            "optimizers": [str(trained)], "baselines": [{"kind": "sgd", "learning_rate": 0.1}],
+        },
+        "here",
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("measured") / "study"
+    run(study, out, lambda line: None)
+    return out
+
+
+def test_what_is_shipped_is_what_was_measured(zoo, trained, measured):
+    module.ship(trained, measured, "mine", "a line")
+    shipped, original = l2o.load("mine"), l2o.load(trained)
+    assert shipped.sha256 == original.sha256 and l2o.names() == ["mine"]
+    assert shipped.provenance["description"] == "a line"
+    assert {k: shipped.provenance[k] for k in original.provenance} == original.provenance
+    rows = json.loads((measured / "results.json").read_text())["rows"]
+    mean = np.mean([row["step 4"] for row in rows if row["optimizer"] == trained.name])
+    table = {row["optimizer"]: row for row in shipped.provenance["held_out"]["table"]}
+    assert table[trained.name]["step 4"].startswith(f"{mean:.4g} ")
+
+
+def test_scores_of_another_theta_are_refused(zoo, trained, measured, tmp_path):
+    other = Experiment.load(trained / "config.toml", ["seed=4"])
+    other.train(tmp_path / trained.name, quiet=True)
+    with pytest.raises(UserError, match="does not measure this theta"):
+        module.ship(tmp_path / trained.name, measured, "mine", "a line")
+    assert l2o.names() == []
+
+
+def test_what_it_started_from_travels_along(zoo, trained, measured, tmp_path):
+    later = Experiment.load(trained / "config.toml", [f"meta.init={trained}", "meta.optimizer.learning_rate=1e-30"])
+    later.train(tmp_path / "later", quiet=True)
+    study = Study.load(measured / "config.toml", [f'optimizers=["{tmp_path / "later"}"]'])
+    run(study, tmp_path / "study", lambda line: None)
+    module.ship(tmp_path / "later", tmp_path / "study", "mine", "a line")
+    assert l2o.load("mine").provenance["started_from"] == l2o.load(trained).provenance
