@@ -18,6 +18,7 @@ from l2o.core import (
     Task,
     Trajectory,
     in_unit_cube,
+    state_bytes,
 )
 from l2o.errors import UserError
 from l2o.interop.optax import from_optax
@@ -48,6 +49,7 @@ __all__ = [
     "query",
     "register",
     "save",
+    "state_bytes",
     "unroll",
 ]
 __version__ = "0.1.0"

@@ -174,6 +174,23 @@ def population_size(x: X) -> int:
     return leaves[0].shape[0] if leaves else 1
 
 
+def state_bytes(optimizer: Optimizer) -> float:
+    """Bytes of state that an optimizer keeps for each float32 parameter, beside the point itself.
+
+    What it keeps whatever the number of parameters is not counted. Nothing is allocated.
+
+    >>> import optax, l2o
+    >>> l2o.state_bytes(l2o.from_optax(optax.adam(1e-3)))
+    8.0
+    """
+
+    def size(n: int) -> int:
+        state = jax.eval_shape(optimizer.init, jax.random.key(0), Problem(Space.free(), jnp.zeros(n)))
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+    return (size(2048) - size(1024)) / 1024 - 4
+
+
 def in_unit_cube(optimizer: Optimizer) -> Optimizer:
     """Run an optimizer that thinks in the unit cube on any box.
 
