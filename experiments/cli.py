@@ -60,12 +60,23 @@ def train(
         bool, typer.Option("--tensorboard", help="Also write TensorBoard events into the run directory.")
     ] = False,
     modules: Import = None,
+    coordinator: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Several processes: where process 0 listens.")
+    ] = None,
+    num_processes: Annotated[int | None, typer.Option(help="Several processes: how many.")] = None,
+    process_id: Annotated[int | None, typer.Option(help="Several processes: which this one is, from 0.")] = None,
+    coordinator_timeout: Annotated[
+        int, typer.Option(min=1, metavar="SECONDS", help="How long to wait for the other processes.")
+    ] = 300,
 ) -> None:
-    """Meta-train an optimizer from a config."""
+    """Meta-train an optimizer from a config, on all devices of this or of several processes."""
     from experiments import run
     from experiments.config import Experiment
+    from meta import parallel
 
     import_modules(modules)
+    parallel.use_cores()
+    parallel.start(coordinator, num_processes, process_id, coordinator_timeout)
     directory = Path(config)
     if resume and out is None:
         if not directory.is_dir():
@@ -75,9 +86,12 @@ def train(
         raise UserError(f"{config} is a directory: expected a config, or --resume to go on with the run in it")
     else:
         experiment = Experiment.load(config, overrides or [])
-    out = out or run.fresh_directory(directory.stem)
-    print(f"run directory: {out}", flush=True)
+    out = out or Path(parallel.agree(lambda: str(run.fresh_directory(directory.stem))))
+    if parallel.writes():
+        print(f"run directory: {out}", flush=True)
     result = run.train(experiment, out, resume=resume, tensorboard=tensorboard)
+    if not parallel.writes():
+        raise typer.Exit(0 if result is None or result.finished else 130)
     if result is None:
         print(f"{out} is finished; nothing to do")
     elif not result.finished:
@@ -131,14 +145,27 @@ def list_(modules: Import = None) -> None:
     import tasks
     from experiments.config import Experiment, Study
     from l2o.core import BaselineConfig, OptimizerConfig
+    from meta.curriculum import HorizonConfig
+    from meta.estimator import EstimatorConfig
+    from meta.learner import LearnerConfig
+    from meta.objective import ObjectiveConfig
 
     import_modules(modules)
     groups: dict[str, dict[str, str]] = {
-        "shipped optimizers": {name: str(l2o.load(name).provenance.get("description", "")) for name in l2o.names()},
+        "shipped optimizers": {name: _shipped(l2o.load(name)) for name in l2o.names()},
         "architectures": _first_lines(OptimizerConfig),
-        "baselines": _first_lines(BaselineConfig),
+        "baselines": {
+            name: f"{_state(cls().build(1.0))}  {line}"
+            for (name, line), cls in zip(
+                _first_lines(BaselineConfig).items(), l2o.kinds(BaselineConfig).values(), strict=True
+            )
+        },
         "task families": _first_lines(tasks.FamilyConfig),
         "datasets": _first_lines(tasks.DatasetConfig),
+        "meta-losses (meta.objective)": _first_lines(ObjectiveConfig),
+        "estimators (meta.estimator)": _first_lines(EstimatorConfig),
+        "meta-optimizers (meta.optimizer)": _first_lines(LearnerConfig),
+        "horizons (meta.horizon)": _first_lines(HorizonConfig),
         "configs (l2o train)": {name: Experiment.load(name).description for name in Experiment.names()},
         "studies (l2o study)": {name: Study.load(name).description for name in Study.names()},
     }
@@ -147,6 +174,14 @@ def list_(modules: Import = None) -> None:
         width = max((len(name) for name in entries), default=0)
         for name, description in entries.items():
             print(f"  {name:<{width}}  {description}".rstrip())
+
+
+def _state(optimizer: l2o.Optimizer) -> str:
+    return f"{l2o.state_bytes(optimizer):4.0f} B/param"
+
+
+def _shipped(loaded: l2o.Loaded) -> str:
+    return f"{_state(loaded.optimizer)}  {loaded.provenance.get('description', '')}"
 
 
 def _first_lines(room: type[l2o.Config]) -> dict[str, str]:

@@ -255,7 +255,8 @@ def _fields(cls: Any, data: Any, location: Sequence[Any]) -> list[str]:
             field = cls.model_fields[part].annotation
             cls = getattr(field, "__args__", (field,))[0]
             cls = getattr(cls, "__args__", (cls,))[0] if not isinstance(cls, type) else cls
-        kind = data.get("kind") if isinstance(data, dict) else None
+        default = cls.model_fields["kind"].default if "kind" in getattr(cls, "model_fields", ()) else None
+        kind = data.get("kind", default) if isinstance(data, dict) else None
         if isinstance(kind, str) and kind in kinds(cls):
             cls = kinds(cls)[kind]
     return list(cls.model_fields)

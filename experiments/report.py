@@ -80,7 +80,7 @@ def training(out: Path, experiment: Any, result: Result) -> None:
     loss_axes.set(xlabel="meta-step", ylabel="mean meta-loss per inner step")
     loss_axes.legend(fontsize=8)
     final_axes.plot(steps, [r["validation_final"] for r in checked], "o-", ms=3, color="tab:orange")
-    final_axes.set(xlabel="meta-step", ylabel=f"validation: loss after {experiment.meta.horizon} inner steps")
+    final_axes.set(xlabel="meta-step", ylabel=f"validation: loss after {experiment.meta.horizon.longest} inner steps")
     finals = [r["validation_final"] for r in checked if r["validation_final"] is not None]
     if finals and min(finals) > 0:
         final_axes.set_yscale("log")

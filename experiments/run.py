@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import l2o
 from experiments import report
@@ -26,8 +27,10 @@ from experiments.progress import progress
 from experiments.tensorboard import also_to_tensorboard, require_tensorboard
 from l2o.errors import UserError
 from l2o.files import write_whole
+from meta import parallel
 from meta.trainer import Result, difference
 from meta.trainer import train as meta_train
+from tasks.family import TaskFamily
 
 LICENCE = "Apache-2.0"
 
@@ -80,33 +83,56 @@ def train(
     Raises:
       UserError: the directory is in use, belongs to another config, or data is missing.
     """
-    identity = experiment.model_dump(mode="json")
     if tensorboard:
         require_tensorboard()
-    if resume:
-        began = resumed_experiment(out).model_dump(mode="json")
-        finished = (out / "report.html").is_file()
-        changed = difference(began, identity) or (
-            difference(l2o.load(out).provenance["experiment"], identity) if finished else ""
-        )
-        if changed:
-            raise UserError(f"cannot resume {out}: {changed} since the run began")
-        if finished:
-            return None
+    if resume and parallel.agree(lambda: _finished(experiment, out)):
+        return None
     family, learned, theta = experiment.task.build("train"), experiment.optimizer.build(), _starting_theta(experiment)
+    _refuse_without_gradients(experiment, learned, family)
     if not resume:
-        claim(out, "choose another --out, or --resume the run in it")
-        write_whole(out / "config.toml", experiment.toml())
-    with progress(experiment.meta.steps, quiet=quiet) as show:
-        if tensorboard:
+        parallel.agree(lambda: claim(out, "choose another --out, or --resume the run in it"))
+        if parallel.writes():
+            write_whole(out / "config.toml", experiment.toml())
+    with progress(experiment.meta.steps, quiet=quiet or not parallel.writes()) as show:
+        if tensorboard and parallel.writes():
             show = also_to_tensorboard(show, out / "tensorboard")
         result = meta_train(
-            out, learned, family, experiment.meta, seed=experiment.seed, identity=identity, theta=theta, report=show
-        )
-    l2o.save(out, experiment.optimizer, result.theta, provenance(experiment, result))
-    if result.finished:
-        report.training(out, experiment, result)
+            out, learned, family, experiment.meta,
+            seed=experiment.seed, identity=_identity(experiment), theta=theta, report=show,
+        )  # fmt: skip
+    if parallel.writes():
+        l2o.save(out, experiment.optimizer, result.theta, provenance(experiment, result))
+        if result.finished:
+            report.training(out, experiment, result)
     return result
+
+
+def _identity(experiment: Experiment) -> dict[str, Any]:
+    """What a run must not change when it is resumed: everything but the number of devices."""
+    return experiment.model_dump(mode="json", exclude={"meta": {"devices"}})
+
+
+def _finished(experiment: Experiment, out: Path) -> bool:
+    began = resumed_experiment(out)
+    finished = (out / "report.html").is_file()
+    if finished:
+        began = Experiment.parse(l2o.load(out).provenance["experiment"], f"{out}: optimizer.json")
+    changed = difference(_identity(began), _identity(experiment))
+    if changed:
+        raise UserError(f"cannot resume {out}: {changed} since the run began")
+    return finished
+
+
+def _refuse_without_gradients(experiment: Experiment, learned: l2o.LearnedOptimizer, family: TaskFamily) -> None:
+    def gradient(key):
+        task = family.task(family.sample(key))
+        return task.evaluate(key, jax.tree.map(lambda a: jnp.asarray(a)[None], task.problem.start)).gradient
+
+    if learned.native is not None and jax.eval_shape(gradient, jax.random.key(0)) is None:
+        raise UserError(
+            f"task.kind {experiment.task.kind!r} gives no gradients, and optimizer.kind {experiment.optimizer.kind!r} "
+            "needs them: expected a differentiable task or a black-box optimizer"
+        )
 
 
 def _starting_theta(experiment: Experiment) -> Any:
@@ -141,6 +167,8 @@ def provenance(experiment: Experiment, result: Result) -> dict[str, Any]:
         "skipped_meta_steps": result.skipped,
         "seconds": round(result.seconds, 1),
         "device": f"{device.platform}, {os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind,
+        "devices": result.devices,
+        "processes": jax.process_count(),
         "dtype": "float32",
         "versions": {"l2o": l2o.__version__, "jax": jax.__version__, "python": platform.python_version()},
         "date": time.strftime("%Y-%m-%d"),

@@ -66,7 +66,7 @@ def nearest(name: object, names: list[str]) -> str:
 
 
 def parse(room: type[Config], value: Any) -> Any:
-    """Build the configuration of the registered kind that a table names.
+    """Build the configuration of the registered kind that a table names, or of the room's default kind if it has one.
 
     Raises:
       PydanticCustomError, ValidationError: the table names no known kind, or does not fit it.
@@ -74,11 +74,14 @@ def parse(room: type[Config], value: Any) -> Any:
     if isinstance(value, room):
         return value
     names, known = list(kinds(room)), ", ".join(kinds(room))
+    default = room.model_fields["kind"].default
     if not isinstance(value, dict):
         context = {"found": repr(value), "names": known}
         raise PydanticCustomError(
             "table_expected", "found {found}, expected a table with a kind, one of {names}", context
         )
+    if "kind" not in value and isinstance(default, str):
+        value = {"kind": default, **value}
     if "kind" not in value:
         raise PydanticCustomError("kind_missing", "kind is missing, expected one of {names}", {"names": known})
     kind = value["kind"]

@@ -6,15 +6,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from l2o.core import Evaluation, Objective, Optimizer, Trajectory
 from l2o.unroll import query, unroll, values_only
 from meta.objective import accumulate
+from meta.parallel import AXIS, DIVIDED, WHOLE
 from tasks.family import TaskFamily
 
 
-@functools.partial(jax.jit, static_argnames=("make", "tasks", "horizon", "batch", "objective", "measure"))
+@functools.partial(jax.jit, static_argnames=("make", "tasks", "horizon", "batch", "objective", "measure", "mesh"))
 def evaluate(
     make: Callable[[Any], Optimizer],
     argument: Any,
@@ -26,6 +28,7 @@ def evaluate(
     batch: int | None = None,
     objective: Objective | None = None,
     measure: bool = True,
+    mesh: Mesh | None = None,
 ) -> dict[str, Float[Array, "tasks ..."]]:
     """Run an optimizer on freshly drawn tasks.
 
@@ -39,16 +42,17 @@ def evaluate(
       key: randomness.
       tasks: how many tasks.
       horizon: updates in a run.
-      batch: tasks computed side by side, to bound memory; all when None.
+      batch: tasks computed side by side on each device, to bound memory; all when None.
       measure: also take each task's measures at the last point.
       objective: also report its mean loss per update as "objective".
+      mesh: divide the tasks among these devices.
 
     Returns:
       "value" [tasks, horizon + 1], the value after t updates, and each measure of the task at the last point [tasks].
     """
-    optimizer = make(argument)
 
-    def one(key):
+    def one(argument, family, key):
+        optimizer = make(argument)
         sample_key, init_key, run_key, measure_key = jax.random.split(key, 4)
         task = family.task(family.sample(sample_key)).with_horizon(horizon)
         state = optimizer.init(init_key, task.problem)
@@ -64,5 +68,17 @@ def evaluate(
             out["objective"] = accumulate(objective, objective.init(task), history)[1][1:].mean()
         return out
 
+    def several(argument, family, keys):
+        return jax.lax.map(lambda k: one(argument, family, k), keys, batch_size=min(batch or len(keys), len(keys)))
+
     keys = jax.random.split(key, tasks)
-    return jax.lax.map(one, keys, batch_size=min(batch or tasks, tasks))
+    if mesh is None:
+        return several(argument, family, keys)
+
+    def part(argument, family, keys):
+        return jax.lax.all_gather(several(argument, family, keys), AXIS, tiled=True)
+
+    keys = keys[jnp.arange(-(-tasks // mesh.size) * mesh.size) % tasks]  # the last device may have to repeat some
+    specs = (WHOLE, WHOLE, DIVIDED)
+    values = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=WHOLE, check_vma=False)(argument, family, keys)
+    return jax.tree.map(lambda a: a[:tasks], values)

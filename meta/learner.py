@@ -1,17 +1,21 @@
-"""The gradient learner: an estimator of the meta-gradient, and optax on theta."""
+"""What changes theta: Adam on an estimated meta-gradient, or any evolution strategy of evosax on the meta-loss."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from pydantic import Field
 
-from l2o.core import Theta
-from l2o.registry import Config
-from meta.estimator.base import Estimator
+from l2o.core import LearnedOptimizer, Objective, Theta
+from l2o.errors import UserError
+from l2o.registry import Config, nearest, register
+from meta.estimator.base import EstimatorConfig, Runs, nanmean
+from meta.parallel import AXIS, DIVIDED, WHOLE, Devices, divide, mesh
 from tasks.family import TaskFamily
 
 
@@ -21,8 +25,8 @@ class LearnerState(NamedTuple):
     Attributes:
       theta: meta-parameters.
       average: exponential moving average of theta, what is validated and shipped.
-      optimizer: optax state on theta.
-      estimator: state of the estimator.
+      optimizer: optax state on theta, or the state of the evolution strategy.
+      estimator: state of the estimator, or the key of the evolution learner.
       step: meta-updates attempted.
       skipped: meta-updates left out because their gradient was not finite.
       failing: length of the present streak of skipped updates.
@@ -38,29 +42,90 @@ class LearnerState(NamedTuple):
 
 
 class Learner(NamedTuple):
-    """`init(key, family, theta) -> LearnerState`; `step(state, family) -> (LearnerState, metrics)`."""
+    """How theta is learned.
 
-    init: Callable[..., LearnerState]
+    Attributes:
+      init: `(key, family, theta) -> LearnerState`.
+      step: `(state, family) -> (LearnerState, metrics)`.
+      specs: how the state lies on the mesh, a tree prefix of PartitionSpecs.
+      mesh: the devices.
+    """
+
+    init: Callable[[PRNGKeyArray, TaskFamily, Theta], LearnerState]
     step: Callable[[LearnerState, TaskFamily], tuple[LearnerState, dict[str, Float[Array, ""]]]]
+    specs: Any
+    mesh: Mesh
+
+
+def _specs(estimator: Any) -> Any:
+    whole: Any = WHOLE
+    return LearnerState(whole, whole, whole, estimator, whole, whole, whole)
 
 
 class LearnerConfig(Config):
-    """Adam on theta.
+    """Room of the rules that change theta.
+
+    Attributes:
+      average: decay of the moving average of theta per meta-step, in [0, 1); 0 keeps theta itself. The average
+        follows faster in the first steps, as (1 + step) / (10 + step) while that is smaller.
+    """
+
+    kind: str = "adam"
+    estimates: ClassVar[bool] = True  # whether it needs an estimator of the meta-gradient
+    average: float = Field(default=0.99, ge=0, lt=1)
+
+    def build(
+        self, learned: LearnedOptimizer, objective: Objective, estimator: EstimatorConfig | None,
+        horizon: int, tasks: int, steps: int, devices: Devices = 1,
+    ) -> Learner:  # fmt: skip
+        """The learner.
+
+        Args:
+          learned: the architecture.
+          objective: the meta-loss.
+          estimator: of the meta-gradient, for rules that need one.
+          horizon: the largest number of inner steps in a run.
+          tasks: tasks in a meta-step.
+          steps: meta-steps of the whole training.
+          devices: how many to use, or "all".
+        """
+        raise TypeError(f"{type(self).__name__} does not define build()")
+
+    def begin(self, theta: Theta, optimizer: Any, estimator: Any) -> LearnerState:
+        """The state before the first meta-step."""
+        zero = jnp.zeros((), jnp.int32)
+        return LearnerState(theta, jax.tree.map(jnp.copy, theta), optimizer, estimator, zero, zero, zero)
+
+    def advance(self, state: LearnerState, ok: Array, theta: Theta, optimizer: Any, estimator: Any) -> LearnerState:
+        """The state after a meta-step: with the new theta if it is to be trusted, else with the old one and a note."""
+        count = state.step.astype(jnp.float32)
+        decay = jnp.minimum(self.average, (1 + count) / (10 + count))
+        new = LearnerState(
+            theta, optax.incremental_update(theta, state.average, 1 - decay), optimizer, estimator,
+            step=state.step + 1, skipped=state.skipped, failing=jnp.zeros_like(state.failing),
+        )  # fmt: skip
+        skip = state._replace(
+            estimator=estimator, step=state.step + 1, skipped=state.skipped + 1, failing=state.failing + 1
+        )
+        return jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, skip)
+
+
+@register
+class AdamConfig(LearnerConfig):
+    """Adam on the estimated meta-gradient.
 
     Attributes:
       learning_rate: peak meta learning rate, positive.
       schedule: "cosine" decays to a hundredth of the peak over the training, "constant" does not.
       warmup: meta-steps of linear warm-up from zero.
       clip: largest global norm of the meta-gradient, positive.
-      average: decay of the moving average of theta per meta-step, in [0, 1); 0 keeps theta itself. The average
-        follows faster in the first steps, as (1 + step) / (10 + step) while that is smaller.
     """
 
+    kind: Literal["adam"] = "adam"
     learning_rate: float = Field(default=3e-3, gt=0)
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = Field(default=0, ge=0)
     clip: float = Field(default=1.0, gt=0)
-    average: float = Field(default=0.99, ge=0, lt=1)
 
     def transformation(self, steps: int) -> optax.GradientTransformation:
         """The optax transformation for a training of that many meta-steps."""
@@ -78,34 +143,154 @@ class LearnerConfig(Config):
             )  # fmt: skip
         return optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(rate))
 
-    def build(self, estimator: Estimator, steps: int) -> Learner:
-        """The learner for a training of that many meta-steps."""
+    def build(self, learned, objective, estimator, horizon, tasks, steps, devices=1):
+        if estimator is None:
+            raise ValueError("adam needs an estimator of the meta-gradient")
         transformation = self.transformation(steps)
+        whole = estimator.build(learned, objective, horizon, tasks, None)
+        chosen = mesh(devices, whole.runs)
+        divided = divide(estimator.build(learned, objective, horizon, tasks, AXIS), chosen)
 
-        def init(key: PRNGKeyArray, family: TaskFamily, theta: Theta) -> LearnerState:
-            zero = jnp.zeros((), jnp.int32)
-            return LearnerState(
-                theta, jax.tree.map(jnp.copy, theta), transformation.init(theta),
-                estimator.init(key, theta, family), zero, zero, zero,
-            )  # fmt: skip
+        def init(key, family, theta):
+            return self.begin(theta, transformation.init(theta), divided.init(key, theta, family))
 
-        def step(state: LearnerState, family: TaskFamily):
-            gradient, estimator_state, loss = estimator.estimate(state.theta, state.estimator, family)
+        def step(state, family):
+            gradient, runs, loss = divided.estimate(state.theta, state.estimator, family)
             norm = optax.tree.norm(gradient)
-            ok = jnp.isfinite(norm)
             updates, optimizer = transformation.update(gradient, state.optimizer, state.theta)
             theta = optax.apply_updates(state.theta, updates)
-            count = state.step.astype(jnp.float32)
-            decay = jnp.minimum(self.average, (1 + count) / (10 + count))
-            average = optax.incremental_update(theta, state.average, 1 - decay)
-            new = LearnerState(
-                theta, average, optimizer, estimator_state,
-                step=state.step + 1, skipped=state.skipped, failing=jnp.zeros_like(state.failing),
-            )  # fmt: skip
-            skip = state._replace(
-                estimator=estimator_state, step=state.step + 1, skipped=state.skipped + 1, failing=state.failing + 1
-            )
-            new = jax.tree.map(lambda a, b: jnp.where(ok, a, b), new, skip)
-            return new, {"meta_loss": loss, "gradient_norm": norm}
+            ok = jnp.isfinite(norm) & jnp.isfinite(loss)
+            return self.advance(state, ok, theta, optimizer, runs), {"meta_loss": loss, "gradient_norm": norm}
 
-        return Learner(init, step)
+        return Learner(init, step, _specs(estimator=DIVIDED), chosen)
+
+
+@register
+class EvolutionConfig(LearnerConfig):
+    """Any algorithm of evosax on theta: no gradient, no estimator.
+
+    In each meta-step every member of the population is run over the whole horizon on the same tasks with the same
+    randomness; its meta-losses are z-scored per task among the members, and the median over tasks is its fitness
+    (Lange et al. 2022, section 4).
+
+    Attributes:
+      algorithm: an algorithm's name in evosax, for example "SNES", "CMA_ES", "Open_ES" or "SimpleGA".
+      population_size: members, at least 2.
+      sigma: initial standard deviation of the members around theta, positive.
+      learning_rate: of algorithms that move their mean by an optax optimizer (Adam here); the algorithm's own when left
+        out.
+      params: other parameters of the algorithm, by the names evosax gives them.
+    """
+
+    kind: Literal["evolution"] = "evolution"
+    estimates: ClassVar[bool] = False
+    algorithm: str = "SNES"
+    population_size: int = Field(default=32, ge=2)
+    sigma: float = Field(default=0.1, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0)
+    params: dict[str, float] = {}
+
+    def algorithm_for(self, theta: Theta) -> tuple[Any, Any]:
+        """The evosax algorithm and its parameters.
+
+        Raises:
+          UserError: there is no such algorithm, or it does not take these parameters.
+        """
+        from evosax.algorithms import algorithms
+
+        where = "meta.optimizer"
+        if self.algorithm not in algorithms:
+            names = sorted(algorithms)
+            raise UserError(
+                f"{where}.algorithm: unknown algorithm {self.algorithm!r}{nearest(self.algorithm, names)}, expected one"
+                f" of {', '.join(names)}"
+            )
+        make, options = algorithms[self.algorithm], {}
+        accepted = inspect.signature(make).parameters
+        if "std_schedule" in accepted:
+            options["std_schedule"] = optax.constant_schedule(self.sigma)
+        if self.learning_rate is not None:
+            if "optimizer" not in accepted:
+                raise UserError(f"{where}.learning_rate: {self.algorithm} has none, expected it to be left out")
+            options["optimizer"] = optax.adam(self.learning_rate)
+        try:
+            algorithm = make(population_size=self.population_size, solution=theta, **options)
+        except (AssertionError, ValueError, TypeError) as error:
+            raise UserError(f"{where}: evosax refuses {self.algorithm}: {error}") from None
+        params = algorithm.default_params
+        values = {"std_init": self.sigma} if hasattr(params, "std_init") else {}
+        for name, value in {**values, **self.params}.items():
+            if not hasattr(params, name):
+                known = [field for field in vars(params) if not field.startswith("_")]
+                raise UserError(
+                    f"{where}.params.{name}: {self.algorithm} has no such parameter{nearest(name, known)}, expected one"
+                    f" of {', '.join(known) or 'none'}"
+                )
+            like = jnp.asarray(getattr(params, name))
+            params = params.replace(**{name: jnp.full(like.shape, value, like.dtype)})
+        return algorithm, params
+
+    def build(self, learned, objective, estimator, horizon, tasks, steps, devices=1):
+        del estimator, steps
+        runs_of = Runs(learned, objective, horizon)
+        chosen = mesh(devices, self.population_size, "meta.optimizer.population_size")
+
+        def init(key, family, theta):
+            del family
+            algorithm, params = self.algorithm_for(theta)
+            key, init_key, members_key = jax.random.split(key, 3)
+            if hasattr(algorithm, "get_mean"):
+                state = algorithm.init(init_key, theta, params)
+            else:
+                leaves, tree = jax.tree.flatten(theta)
+                noise = [
+                    self.sigma * jax.random.normal(k, (self.population_size, *leaf.shape), leaf.dtype)
+                    for k, leaf in zip(jax.random.split(members_key, len(leaves)), leaves, strict=True)
+                ]
+                members = tree.unflatten([leaf[None] + e for leaf, e in zip(leaves, noise, strict=True)])
+                state = algorithm.init(init_key, members, jnp.full(self.population_size, jnp.inf), params)
+            state = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), state)  # no weak types: one compilation
+            return self.begin(theta, state, jax.random.key_data(key))
+
+        def losses_of(members, keys, family):
+            """Meta-losses [members, tasks]: the same tasks, starts and randomness for each member."""
+
+            def one(theta, key):
+                _, _, mean = runs_of.advance(theta, runs_of.start(theta, key, family), family)
+                return mean
+
+            losses = jax.vmap(lambda theta: jax.vmap(lambda key: one(theta, key))(keys))(members)
+            return jax.lax.all_gather(losses, AXIS, tiled=True)
+
+        losses_of = jax.shard_map(
+            losses_of, mesh=chosen, in_specs=(DIVIDED, WHOLE, WHOLE), out_specs=WHOLE, check_vma=False
+        )
+
+        def step(state, family):
+            algorithm, params = self.algorithm_for(state.theta)
+            key = jax.random.fold_in(jax.random.wrap_key_data(state.estimator), state.step)
+            ask_key, task_key, tell_key = jax.random.split(key, 3)
+            population, asked = algorithm.ask(ask_key, state.optimizer, params)
+            losses = losses_of(population, jax.random.split(task_key, tasks), family)
+            told, _ = algorithm.tell(tell_key, population, fitness(losses), asked, params)
+            theta = algorithm.get_mean(told) if hasattr(algorithm, "get_mean") else algorithm.get_best_solution(told)
+            moved = optax.tree.norm(jax.tree.map(jnp.subtract, theta, state.theta))
+            ok = jnp.isfinite(moved) & jnp.any(jnp.isfinite(losses))
+            told = jax.tree.map(lambda new, old: new.astype(old.dtype), told, state.optimizer)
+            return self.advance(state, ok, theta, told, state.estimator), {"meta_loss": nanmean(losses), "moved": moved}
+
+        return Learner(init, step, _specs(estimator=WHOLE), chosen)
+
+
+def fitness(losses: Float[Array, "members tasks"]) -> Float[Array, "members"]:
+    """Median over tasks of the z-scores among members; smaller is better.
+
+    A loss that is not finite scores as far above the mean as the worst finite one and a standard deviation more.
+    """
+    finite = jnp.isfinite(losses)
+    count = jnp.maximum(jnp.sum(finite, axis=0), 1)
+    mean = jnp.sum(jnp.where(finite, losses, 0.0), axis=0) / count
+    centred = jnp.where(finite, losses - mean[None], 0.0)
+    std = jnp.sqrt(jnp.sum(centred**2, axis=0) / count)
+    scores = centred / jnp.where(std > 0, std, 1.0)[None]
+    return jnp.median(jnp.where(finite, scores, jnp.max(scores, axis=0)[None] + 1), axis=1)

@@ -7,26 +7,34 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
-from pydantic import Field, SerializeAsAny, model_validator
+import numpy as np
+from jax.sharding import NamedSharding
+from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
 from l2o.core import LearnedOptimizer, Theta
 from l2o.errors import UserError
 from l2o.files import write_whole
-from l2o.registry import Config, by_kind
+from l2o.registry import Config, by_kind, kinds, parse
+from meta import parallel
+from meta.curriculum import FixedConfig, HorizonConfig, parse_horizon
 from meta.estimator import EstimatorConfig
 from meta.estimator.backprop import BackpropConfig
 from meta.evaluate import evaluate
-from meta.learner import LearnerConfig
+from meta.learner import AdamConfig, LearnerConfig
 from meta.objective import ObjectiveConfig, SumConfig
 from tasks.family import TaskFamily
 
 PATIENCE = 100  # consecutive meta-gradients that may fail before a run stops
+
+
+def _estimator(value: Any) -> EstimatorConfig | None:
+    return None if value is None else parse(EstimatorConfig, value)
 
 
 class MetaConfig(Config):
@@ -35,10 +43,11 @@ class MetaConfig(Config):
     Attributes:
       steps: meta-updates.
       tasks: inner runs advanced side by side in each meta-step.
-      horizon: inner updates in a run.
+      horizon: inner updates in a run: a number, or a table with a kind of schedule.
       objective: the meta-loss.
-      estimator: how its gradient is estimated.
+      estimator: how its gradient is estimated; backprop when left out, none for an optimizer that needs none.
       optimizer: the rule that changes theta.
+      devices: how many to divide the runs of a meta-step among, or "all": as many as can share them evenly.
       init: a shipped optimizer or a directory to start theta from; fresh meta-parameters when left out.
       log_every: meta-steps in one jitted chunk and one line of metrics.
       validate_every: meta-steps between validations, a multiple of log_every.
@@ -49,18 +58,34 @@ class MetaConfig(Config):
 
     steps: int = Field(ge=1)
     tasks: int = Field(default=4, ge=1)
-    horizon: int = Field(default=100, ge=1)
+    horizon: Annotated[SerializeAsAny[HorizonConfig], PlainValidator(parse_horizon)] = FixedConfig(length=100)
     objective: Annotated[SerializeAsAny[ObjectiveConfig], by_kind(ObjectiveConfig)] = SumConfig()
-    estimator: Annotated[SerializeAsAny[EstimatorConfig], by_kind(EstimatorConfig)] = BackpropConfig()
-    optimizer: LearnerConfig = LearnerConfig()
+    estimator: Annotated[SerializeAsAny[EstimatorConfig] | None, PlainValidator(_estimator)] = None
+    optimizer: Annotated[SerializeAsAny[LearnerConfig], by_kind(LearnerConfig)] = AdamConfig()
+    devices: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     init: str | None = Field(default=None, min_length=1)
     log_every: int = Field(default=50, ge=1)
     validate_every: int = Field(default=500, ge=1)
     checkpoint_every: int = Field(default=500, ge=1)
     validation_tasks: int = Field(default=64, ge=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default_estimator(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("estimator") is not None:
+            return data
+        optimizer = data.get("optimizer", AdamConfig())
+        kind = optimizer.get("kind", "adam") if isinstance(optimizer, dict) else getattr(optimizer, "kind", None)
+        known = kinds(LearnerConfig).get(kind) if isinstance(kind, str) else None
+        return data if known is None or not known.estimates else {**data, "estimator": BackpropConfig()}
+
     @model_validator(mode="after")
-    def _multiples(self) -> "MetaConfig":
+    def _check(self) -> "MetaConfig":
+        if self.estimator is not None and not self.optimizer.estimates:
+            raise ValueError(
+                f"estimator: found {self.estimator.kind!r}, expected none, because the optimizer"
+                f" {self.optimizer.kind!r} takes no gradient"
+            )
         for name in ("validate_every", "checkpoint_every"):
             if getattr(self, name) % self.log_every:
                 raise ValueError(
@@ -81,6 +106,7 @@ class Result:
       skipped: meta-updates skipped because their gradient was not finite.
       seconds: wall-clock time, summed over resumed parts.
       finished: whether all meta-steps were made.
+      devices: how many the last part of the training ran on.
     """
 
     theta: Theta
@@ -90,6 +116,7 @@ class Result:
     skipped: int
     seconds: float
     finished: bool
+    devices: int = 1
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -153,63 +180,110 @@ def train(
     """
     learner_key, start_key, validation_key = jax.random.split(jax.random.key(seed), 3)
     objective = config.objective.build()
-    estimator = config.estimator.build(learned, objective, config.horizon, config.tasks)
-    learner = config.optimizer.build(estimator, config.steps)
+    learner = config.optimizer.build(
+        learned, objective, config.estimator, config.horizon.longest, config.tasks, config.steps, config.devices
+    )
+    mesh = learner.mesh
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), learner.specs)
+    whole = NamedSharding(mesh, parallel.WHOLE)
     if theta is None:
         theta = learned.init(start_key)
+    best = jax.tree.map(np.asarray, theta)
+    theta, family = parallel.place(theta, mesh), parallel.place(family, mesh)
+    stages = [parallel.place(config.horizon.family(family, i), mesh) for i in range(len(config.horizon.stages))]
 
-    init = jax.jit(lambda theta, family: learner.init(learner_key, family, theta))
+    init = jax.jit(lambda theta, family: learner.init(learner_key, family, theta), out_shardings=shardings)
 
     def chunk(state, family, steps):
         state, metrics = jax.lax.scan(lambda s, _: learner.step(s, family), state, None, steps)
         return state, jax.tree.map(jnp.nanmean, metrics)
 
-    chunk = jax.jit(chunk, static_argnums=2, donate_argnums=0)
+    chunk = jax.jit(chunk, static_argnums=2, donate_argnums=0, out_shardings=(shardings, whole))
 
     with _Checkpoints(out / "checkpoints", identity) as checkpoints, Interrupt() as interrupt:
-        restored = checkpoints.restore(jax.eval_shape(init, theta, family), theta)
+        abstract = jax.eval_shape(init, theta, stages[0])
+        restored = checkpoints.restore(abstract, best)
         if restored is None:
-            state, best, best_score, best_step, seconds = init(theta, family), theta, math.inf, 0, 0.0
+            state, record = init(theta, stages[0]), Record()
         else:
-            state, best, best_score, best_step, seconds = restored
+            state, best, record = parallel.place(restored[0], mesh, learner.specs), restored[1], restored[2]
         step, saved_step = int(state.step), int(state.step) if restored else -1
         metrics = _Metrics(out / "metrics.jsonl", step)
-        start = time.perf_counter() - seconds
+        start = time.perf_counter() - record.seconds
+        stopping = parallel.anyone(interrupt.requested)
 
-        while step < config.steps and not interrupt.requested:
+        while step < config.steps and not stopping:
             began = time.perf_counter()
             count = min(config.log_every, config.steps - step)
-            state, row = chunk(state, family, count)
+            state, measured = chunk(state, stages[record.stage], count)
             step += count
-            row = {"step": step, **{name: float(value) for name, value in row.items()}, "skipped": int(state.skipped)}
+            row = {"step": step, **{name: float(value) for name, value in measured.items()}}
+            row["skipped"] = int(state.skipped)
             row["steps_per_second"] = count / (time.perf_counter() - began)
-            if int(state.failing) >= PATIENCE:
-                kept = f"the checkpoint at step {saved_step} is kept" if saved_step >= 0 else "nothing was saved yet"
-                raise UserError(
-                    f"{out}: stopped at step {step} after {int(state.failing)} meta-gradients in a row were not finite;"
-                    f" {kept}; try a smaller learning rate or clip"
-                )
+            if len(stages) > 1:
+                row["horizon"] = config.horizon.stages[record.stage][1]
+            _refuse_failure(out, config, step, saved_step, int(state.failing), row)
             if step % config.validate_every == 0 or step == config.steps:
                 measured = evaluate(
                     learned.bind, state.average, family, jax.random.clone(validation_key),
-                    tasks=config.validation_tasks, horizon=config.horizon, batch=32, objective=objective, measure=False,
+                    tasks=config.validation_tasks, horizon=config.horizon.validated(record.stage), batch=32,
+                    objective=objective, measure=False, mesh=mesh,
                 )  # fmt: skip
                 score = float(measured["objective"].mean())
                 row["validation"] = score
                 row["validation_final"] = float(measured["value"][:, -1].mean())
-                if score < best_score or (math.isinf(best_score) and step == config.steps):
-                    best, best_score, best_step = jax.tree.map(jnp.copy, state.average), score, step
-            row["seconds"] = seconds = time.perf_counter() - start
+                if score < record.best_score or (math.isinf(record.best_score) and step == config.steps):
+                    best = parallel.collect(state.average)
+                    record = replace(record, best_score=score, best_step=step, stale=0)
+                else:
+                    record = replace(record, stale=record.stale + 1)
+                if record.stale >= config.horizon.patience and record.stage + 1 < len(stages):
+                    # scores at another horizon cannot be compared: the next stage keeps its own best
+                    record = replace(record, stage=record.stage + 1, stale=0, best_score=math.inf)
+            record = replace(record, seconds=time.perf_counter() - start)
+            row["seconds"] = record.seconds
             metrics.append(row)
             report(row)
-            if step % config.checkpoint_every == 0 or step == config.steps or interrupt.requested:
-                checkpoints.save(step, state, best, best_score, best_step, seconds)
+            stopping = parallel.anyone(interrupt.requested)
+            if step % config.checkpoint_every == 0 or step == config.steps or stopping:
+                checkpoints.save(step, state, best, record)
                 saved_step = step
         if saved_step < step:
-            checkpoints.save(step, state, best, best_score, best_step, seconds)
+            checkpoints.save(step, state, best, record)
 
-    kept = best if best_step else state.average
-    return Result(kept, step, best_score, best_step, int(state.skipped), seconds, step >= config.steps)
+    kept = best if record.best_step else parallel.collect(state.average)
+    return Result(
+        kept, step, record.best_score, record.best_step, int(state.skipped), record.seconds,
+        finished=step >= config.steps, devices=mesh.size,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """What training remembers beside the learner's state: the best validation, the stage of the horizon, the time."""
+
+    best_score: float = math.inf
+    best_step: int = 0
+    stage: int = 0
+    stale: int = 0
+    seconds: float = 0.0
+
+
+def _refuse_failure(
+    out: Path, config: MetaConfig, step: int, saved_step: int, failing: int, row: dict[str, Any]
+) -> None:
+    kept = f"the checkpoint at step {saved_step} is kept" if saved_step >= 0 else "nothing was saved yet"
+    if failing >= PATIENCE:
+        raise UserError(
+            f"{out}: stopped at step {step} after {failing} meta-gradients in a row were not finite;"
+            f" {kept}; try a smaller learning rate or clip"
+        )
+    if row.get("gradient_norm") == 0 and config.estimator is not None:
+        hint = ": es, pes and nres need no derivative" if config.estimator.kind == "backprop" else ""
+        raise UserError(
+            f"{out}: stopped at step {step}, because the meta-gradient was exactly zero in {config.log_every} steps;"
+            f" {kept}; meta.estimator {config.estimator.kind!r} sees no effect of theta on this task{hint}"
+        )
 
 
 class _Metrics:
@@ -217,10 +291,14 @@ class _Metrics:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
+        if not parallel.writes():
+            return
         kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] <= step]
         write_whole(path, "".join(kept))
 
     def append(self, row: dict[str, Any]) -> None:
+        if not parallel.writes():
+            return
         with self.path.open("a", encoding="utf-8") as file:
             finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
             file.write(json.dumps(finite) + "\n")
@@ -239,13 +317,22 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class _Checkpoints:
-    """Orbax checkpoints of the learner's state, the best theta so far, and the config they belong to."""
+    """Orbax checkpoints of the learner's state, the best theta so far, and the config they belong to.
+
+    Process 0 alone writes and reads whole arrays, so a training can go on with any number of devices and processes.
+    """
 
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
         import orbax.checkpoint as ocp
 
-        self._args, self._identity = ocp.args, identity
-        options = ocp.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=False)
+        self._args, self._identity, self._manager = ocp.args, identity, None
+        if not parallel.writes():
+            return
+        alone = {0} if jax.process_count() > 1 else None
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes=alone),
+        )  # fmt: skip
         self._manager = ocp.CheckpointManager(
             directory.absolute(), options=options, item_names=("state", "best", "record")
         )
@@ -254,35 +341,47 @@ class _Checkpoints:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.close()
 
-    def save(self, step: int, state: Any, best: Theta, score: float, best_step: int, seconds: float) -> None:
-        record = {
-            "identity": self._identity,
-            "best_score": score if math.isfinite(score) else None,
-            "best_step": best_step,
-            "seconds": seconds,
-        }
+    def save(self, step: int, state: Any, best: Theta, record: Record) -> None:
+        state = parallel.collect(state)
+        if self._manager is None:
+            return
+        score = record.best_score if math.isfinite(record.best_score) else None
         args = self._args.Composite(
             state=self._args.StandardSave(state),
             best=self._args.StandardSave(best),
-            record=self._args.JsonSave(record),
+            record=self._args.JsonSave({"identity": self._identity, **asdict(record), "best_score": score}),
         )
         self._manager.save(step, args=args, force=True)
 
-    def restore(self, state: Any, best: Theta) -> tuple[Any, Theta, float, int, float] | None:
+    def restore(self, state: Any, best: Theta) -> tuple[Any, Theta, Record] | None:
+        record = parallel.agree(self._record)
+        if record is None:
+            return None
+        record["best_score"] = math.inf if record["best_score"] is None else record["best_score"]
+        zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), (state, jax.eval_shape(lambda: best)))
+        restored = parallel.broadcast(self._arrays(*zeros))
+        return *restored, Record(**record)
+
+    def _record(self) -> dict[str, Any] | None:
+        assert self._manager is not None
         step = self._manager.latest_step()
         if step is None:
             return None
         record = self._manager.restore(step, args=self._args.Composite(record=self._args.JsonRestore()))["record"]
-        changed = difference(record["identity"], self._identity)
+        changed = difference(record.pop("identity"), self._identity)
         if changed:
             raise UserError(f"cannot resume: {changed} since the checkpoint at step {step}")
-        best = jax.eval_shape(lambda: best)
+        return record
+
+    def _arrays(self, state: Any, best: Theta) -> tuple[Any, Theta]:
+        if self._manager is None:
+            return state, best
         args = self._args.Composite(state=self._args.StandardRestore(state), best=self._args.StandardRestore(best))
-        restored = self._manager.restore(step, args=args)
-        score = math.inf if record["best_score"] is None else record["best_score"]
-        return restored["state"], restored["best"], score, record["best_step"], record["seconds"]
+        restored = self._manager.restore(self._manager.latest_step(), args=args)
+        return jax.tree.map(np.asarray, (restored["state"], restored["best"]))
 
 
 def difference(old: Any, new: Any, where: str = "") -> str:

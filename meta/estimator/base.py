@@ -1,29 +1,38 @@
 """What every estimator of the meta-gradient shares: its interface, and a batch of runs in progress."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from l2o.core import Carry, LearnedOptimizer, Objective, State, Theta
 from l2o.registry import Config
-from l2o.unroll import query, unroll, values_only
+from l2o.unroll import Remat, query, unroll, values_only
 from meta.objective import accumulate
 from tasks.family import TaskFamily
+
+RESTART = 2**32 - 1  # folded into a key for its successor; no step is that large
 
 
 class Estimator(NamedTuple):
     """An estimator of the gradient of the meta-loss with respect to theta.
 
+    Every leaf of the state has a leading axis of length `runs`. The devices of a mesh divide that axis among them; each
+    of them calls `estimate` with its part, and the gradients and losses are averaged.
+
     Attributes:
       init: `(key, theta, family) -> state`, a pytree that is saved with every checkpoint.
-      estimate: `(theta, state, family) -> (gradient, state, loss)`, where loss is the mean meta-loss per inner step.
+      estimate: `(theta, state, family) -> (gradient, state, loss)`, where loss is the mean meta-loss per inner step of
+        those runs that are finite, NaN if none is.
+      runs: length of the leading axis of the state.
     """
 
     init: Callable[[PRNGKeyArray, Theta, TaskFamily], Any]
     estimate: Callable[[Theta, Any, TaskFamily], tuple[Theta, Any, Float[Array, ""]]]
+    runs: int
 
 
 class EstimatorConfig(Config):
@@ -31,14 +40,17 @@ class EstimatorConfig(Config):
 
     kind: str
 
-    def build(self, learned: LearnedOptimizer, objective: Objective, horizon: int, tasks: int) -> Estimator:
+    def build(
+        self, learned: LearnedOptimizer, objective: Objective, horizon: int, tasks: int, axis: str | None = None
+    ) -> Estimator:
         """The estimator.
 
         Args:
           learned: the architecture whose meta-parameters are estimated.
           objective: the meta-loss.
-          horizon: inner steps in a run.
-          tasks: runs advanced side by side.
+          horizon: the largest number of inner steps that a run may have; each task has its own.
+          tasks: tasks worked on side by side.
+          axis: name of the mesh axis that the runs are divided along, for estimators that must see all of them.
         """
         raise TypeError(f"{type(self).__name__} does not define build()")
 
@@ -63,59 +75,85 @@ class Run(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """How to start and advance runs; everything is pure and per run, so batches are a vmap."""
+    """How to start and advance runs by windows; everything is pure and per run, so batches are a vmap.
+
+    Attributes:
+      learned: the architecture.
+      objective: the meta-loss.
+      length: updates in a window.
+      remat: what the backward pass stores, see `l2o.unroll`.
+    """
 
     learned: LearnedOptimizer
     objective: Objective
-    horizon: int
+    length: int
+    remat: Remat = "none"
 
     def start(self, theta: Theta, key: PRNGKeyArray, family: TaskFamily) -> Run:
         """A new run on a newly drawn task, before its first query."""
         sample_key, init_key, run_key = jax.random.split(key, 3)
         params = family.sample(sample_key)
-        task = family.task(params).with_horizon(self.horizon)
+        task = family.task(params)
         state = self.learned.bind(theta).init(init_key, task.problem)
         return Run(jax.random.key_data(run_key), params, state, self.objective.init(task), jnp.zeros((), jnp.int32))
 
     def advance(
-        self, theta: Theta, run: Run, family: TaskFamily, steps: int, stop_gradient: bool = True
-    ) -> tuple[Run, Float[Array, ""]]:
-        """Advance a run by `steps` updates; also the mean meta-loss after those of them inside the horizon.
+        self, theta: Theta, run: Run, family: TaskFamily, stop_gradient: bool = True
+    ) -> tuple[Run, Float[Array, ""], Float[Array, ""]]:
+        """Advance a run by a window.
 
         The last query is judged but not told: telling it is the first thing the next window does, so that every update
         is differentiated in the window that sees what came of it.
+
+        Returns:
+          The run; the meta-losses after the window's updates, summed over those inside the horizon and divided by the
+          window's length; their mean over those inside the horizon. The first is what windows of one run add up from,
+          the second is what a person wants to read.
         """
-        task = family.task(run.params).with_horizon(self.horizon)
+        task = family.task(run.params)
         optimizer, key = self.learned.bind(theta), jax.random.wrap_key_data(run.key)
         state, trajectory = unroll(
-            optimizer, task, run.state, key, steps, run.step,
-            stop_gradient=stop_gradient, record=values_only, remat=True,
+            optimizer, task, run.state, key, self.length, run.step,
+            stop_gradient=stop_gradient, record=values_only, remat=self.remat,
         )  # fmt: skip
         carry, losses = accumulate(self.objective, run.carry, trajectory, run.step)
-        t = run.step + steps
+        t = run.step + self.length
         x, evaluation, _ = query(optimizer, task, state, key, t, stop_gradient=stop_gradient)
         _, last = self.objective.step(carry, t, *values_only(x, evaluation))
-        inside = jnp.append(trajectory.mask[1:], t <= self.horizon)
-        loss = jnp.sum(jnp.where(inside, jnp.append(losses[1:], last), 0.0)) / jnp.maximum(jnp.sum(inside), 1)
-        return run._replace(state=state, carry=carry, step=t), loss
+        inside = jnp.append(trajectory.mask[1:], t <= task.problem.horizon)
+        total = jnp.sum(jnp.where(inside, jnp.append(losses[1:], last), 0.0))
+        new = run._replace(state=state, carry=carry, step=t)
+        return new, total / self.length, total / jnp.maximum(jnp.sum(inside), 1)
 
-    def restart_finished(self, theta: Theta, runs: Run, family: TaskFamily) -> Run:
-        """Replace the runs of a batch that have reached the horizon or left the finite numbers by new ones.
+    def finished(self, run: Run, family: TaskFamily) -> Bool[Array, ""]:
+        """Whether a run has reached its horizon or left the finite numbers."""
+        healthy = [jnp.all(jnp.isfinite(leaf)) for leaf in _floats(run.state)]
+        return (run.step >= family.task(run.params).problem.horizon) | ~functools.reduce(jnp.logical_and, healthy, True)
 
-        New runs are prepared only when at least one is due.
-        """
-        finite = jax.tree.map(lambda a: jnp.all(jnp.isfinite(a), axis=tuple(range(1, a.ndim))), _floats(runs))
-        healthy = jax.tree.reduce(jnp.logical_and, finite, jnp.ones(runs.step.shape, bool))
-        due = (runs.step >= self.horizon) | ~healthy
-
-        def restart(runs: Run) -> Run:
-            keys = jax.vmap(jax.random.fold_in, (0, None))(jax.random.wrap_key_data(runs.key), self.horizon + 1)
-            fresh = jax.vmap(lambda key: self.start(theta, key, family))(keys)
-            return jax.tree.map(lambda new, old: jax.vmap(jnp.where)(due, new, old), fresh, runs)
-
-        return jax.lax.cond(jnp.any(due), restart, lambda runs: runs, runs)
+    def phase(self, params: Any, family: TaskFamily, fraction: Float[Array, ""]) -> Int[Array, ""]:
+        """The window boundary at a fraction in [0, 1) of a run, in updates."""
+        windows = -(-family.task(params).problem.horizon // self.length)
+        return (jnp.floor(fraction * windows) * self.length).astype(jnp.int32)
 
 
-def _floats(runs: Run) -> list[Array]:
-    leaves = jax.tree.leaves(runs.state)
-    return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
+def replace(due: Bool[Array, "runs"], fresh: Callable[[], Any], state: Any) -> Any:
+    """New entries where they are due, prepared only when at least one is."""
+
+    def choose(state):
+        return jax.tree.map(lambda new, old: jax.vmap(jnp.where)(due, new, old), fresh(), state)
+
+    return jax.lax.cond(jnp.any(due), choose, lambda state: state, state)
+
+
+def successor(key: UInt32[Array, "2"]) -> PRNGKeyArray:
+    """The key of whatever follows once what was drawn from this one is over."""
+    return jax.random.fold_in(jax.random.wrap_key_data(key), RESTART)
+
+
+def nanmean(losses: Float[Array, "..."]) -> Float[Array, ""]:
+    """Mean of the finite losses, NaN if there are none."""
+    return jnp.nanmean(jnp.where(jnp.isfinite(losses), losses, jnp.nan))
+
+
+def _floats(tree: Any) -> list[Array]:
+    return [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]

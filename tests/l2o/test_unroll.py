@@ -187,11 +187,13 @@ def test_meta_gradients_of_the_lstm_equal_a_python_loop(stop):
     assert any(not np.allclose(a, b, 1e-2) for a, b in zip(jax.tree.leaves(other), jax.tree.leaves(found), strict=True))
 
 
-def test_remat_changes_neither_values_nor_meta_gradients():
+@pytest.mark.parametrize("remat", ["step", "segment"])
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_remat_changes_neither_values_nor_meta_gradients(remat, steps):
     network = LSTMConfig(layers=1, hidden=4).build()
     theta = network.init(jax.random.key(3))
-    stored = total(network.bind, task(), 4, stop_gradient=False)(theta)
-    recomputed = total(network.bind, task(), 4, stop_gradient=False, remat=True)(theta)
+    stored = total(network.bind, task(), steps, stop_gradient=False)(theta)
+    recomputed = total(network.bind, task(), steps, stop_gradient=False, remat=remat)(theta)
     assert_close(recomputed, stored, rtol=1e-4, atol=1e-6)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from l2o.gradient.lstm import LSTMConfig
+from meta.curriculum import FixedConfig
 from meta.estimator.backprop import BackpropConfig
 from meta.objective import BestConfig, FinalConfig, SumConfig
 from tasks.quadratic import QuadraticConfig
@@ -37,8 +38,8 @@ def meta_parameters(seed=0):
     return tree.unflatten([jax.random.normal(k, a.shape, jnp.float64) for k, a in zip(keys, leaves, strict=True)])
 
 
-def quadratics():
-    return QuadraticConfig(dimension=2, start_scale=1.0).build()
+def quadratics(horizon=HORIZON):
+    return FixedConfig(length=horizon).family(QuadraticConfig(dimension=2, start_scale=1.0).build())
 
 
 def estimator(tasks=1, horizon=HORIZON, objective=SumConfig(), **fields):
@@ -54,7 +55,7 @@ def all_due(runs, horizon=HORIZON):
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def loop(theta, params, steps, second_derivative, cut=0):
     """The values after 0, 1, ..., steps updates; theta is a constant of the first `cut` updates."""
-    w, y, x = params
+    (w, y, x), _ = params
     frozen = jax.lax.stop_gradient(theta)
     state, values = LEARNED.native(theta, steps).init(x), []
     for t in range(steps + 1):
@@ -140,7 +141,7 @@ def test_windows_report_the_losses_of_the_run_in_order(length):
 
     _, runs, loss = estimate(theta, runs, family)
     assert np.all(runs.step == length)
-    for old, new in zip(first_tasks, runs.params, strict=True):
+    for old, new in zip(first_tasks[0], runs.params[0], strict=True):
         assert all(not np.array_equal(old[i], new[j]) for i in range(2) for j in range(2))
     expected = np.mean([loop(theta, of(runs.params, i), HORIZON, True)[1 : 1 + length].mean() for i in range(2)])
     np.testing.assert_allclose(loss, expected, rtol=1e-8)
@@ -183,7 +184,7 @@ def test_two_tasks_are_the_mean_of_the_two_single_ones():
 @pytest.mark.parametrize(("tasks", "horizon", "length"), [(4, 8, 2), (2, 8, 2), (3, 7, 2), (6, 4, 2), (1, 8, 2)])
 def test_staggered_runs_cover_the_horizon(tasks, horizon, length):
     chosen = estimator(tasks=tasks, horizon=horizon, unroll_length=length, stagger=True)
-    runs = chosen.init(jax.random.key(7), meta_parameters(), quadratics())
+    runs = chosen.init(jax.random.key(7), meta_parameters(), quadratics(horizon))
     windows = -(-horizon // length)
     steps = np.asarray(runs.step)
     assert np.all(steps % length == 0) and np.all(steps < horizon) and steps[0] == 0
@@ -216,7 +217,7 @@ def test_a_run_that_left_the_finite_numbers_is_restarted_alone(bad):
     broken = broken._replace(state=(point._replace(x=point.x.at[1, 0].set(bad)), space))
     gradient, after, loss = estimate(theta, broken, family)
     assert after.step.tolist() == [2, 1, 2]
-    for old, new in zip(runs.params, after.params, strict=True):
+    for old, new in zip(runs.params[0], after.params[0], strict=True):
         assert [bool(np.array_equal(old[i], new[i])) for i in range(3)] == [True, False, True]
     finite = jax.tree.map(lambda a: bool(jnp.all(jnp.isfinite(a))), (gradient, loss, after.state))
     assert all(jax.tree.leaves(finite))
@@ -226,7 +227,7 @@ def test_runs_differ_and_the_key_decides_them():
     chosen, family, theta = estimator(tasks=3), quadratics(), meta_parameters()
     first, second, other = (chosen.init(jax.random.key(seed), theta, family) for seed in (10, 10, 11))
     jax.tree.map(np.testing.assert_array_equal, first, second)
-    starts = np.concatenate([np.asarray(first.params[2]), np.asarray(other.params[2])])
+    starts = np.concatenate([np.asarray(first.params[0][2]), np.asarray(other.params[0][2])])
     assert len({start.tobytes() for start in starts}) == 6
 
 

@@ -1,4 +1,5 @@
 from itertools import pairwise
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from meta.estimator.base import Estimator
-from meta.learner import LearnerConfig
+from meta.learner import AdamConfig
 from tasks.quadratic import QuadraticConfig
 
 FAMILY = QuadraticConfig(dimension=2).build()
@@ -18,14 +19,16 @@ def scripted(gradients):
     table = jnp.asarray(gradients, jnp.float32)
 
     def estimate(theta, t, family):
-        return {"w": jnp.full((2,), table[t]), "b": jnp.zeros(())}, t + 1, table[t]
+        gradient = table[t[0]]
+        return {"w": jnp.full((2,), gradient), "b": jnp.zeros(())}, t + 1, gradient
 
-    return Estimator(lambda key, theta, family: jnp.zeros((), jnp.int32), estimate)
+    estimator = Estimator(lambda key, theta, family: jnp.zeros((1,), jnp.int32), estimate, runs=1)
+    return SimpleNamespace(build=lambda *arguments: estimator)
 
 
 def run(config, gradients, steps=None):
     """The states after 0, 1, 2, ... meta-steps, and the metrics of each step."""
-    learner = config.build(scripted(gradients), steps or len(gradients))
+    learner = config.build(None, None, scripted(gradients), 1, 1, steps or len(gradients))
     step = jax.jit(learner.step)
     states, metrics = [learner.init(jax.random.key(0), FAMILY, THETA)], []
     for _ in gradients:
@@ -43,7 +46,7 @@ def rates(config, steps, count):
 
 
 def test_theta_and_average_start_equal_and_counters_at_zero():
-    state = run(LearnerConfig(), [])[0][0]
+    state = run(AdamConfig(), [])[0][0]
     jax.tree.map(np.testing.assert_array_equal, state.theta, THETA)
     jax.tree.map(np.testing.assert_array_equal, state.average, THETA)
     assert (int(state.step), int(state.skipped), int(state.failing)) == (0, 0, 0)
@@ -51,11 +54,11 @@ def test_theta_and_average_start_equal_and_counters_at_zero():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
-    states, metrics = run(LearnerConfig(), [0.1, bad, bad, 0.2, bad], 10)
+    states, metrics = run(AdamConfig(), [0.1, bad, bad, 0.2, bad], 10)
     assert [int(state.step) for state in states] == [0, 1, 2, 3, 4, 5]
     assert [int(state.skipped) for state in states] == [0, 0, 1, 2, 2, 3]
     assert [int(state.failing) for state in states] == [0, 0, 1, 2, 0, 1]
-    assert [int(state.estimator) for state in states] == [0, 1, 2, 3, 4, 5], "the estimator moves on"
+    assert [int(state.estimator[0]) for state in states] == [0, 1, 2, 3, 4, 5], "the estimator moves on"
     for before, after in ((1, 2), (2, 3), (4, 5)):
         for name in ("theta", "average", "optimizer"):
             jax.tree.map(np.testing.assert_array_equal, getattr(states[before], name), getattr(states[after], name))
@@ -67,14 +70,14 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
 
 def test_after_a_skipped_gradient_training_goes_on_as_if_it_had_not_been():
     fields = {"average": 0.0, "schedule": "constant"}
-    with_gap, _ = run(LearnerConfig(**fields), [0.1, np.nan, 0.3])
-    without, _ = run(LearnerConfig(**fields), [0.1, 0.3])
+    with_gap, _ = run(AdamConfig(**fields), [0.1, np.nan, 0.3])
+    without, _ = run(AdamConfig(**fields), [0.1, 0.3])
     jax.tree.map(np.testing.assert_array_equal, with_gap[-1].theta, without[-1].theta)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.99])
 def test_the_average_follows_the_documented_rule(decay):
-    states, _ = run(LearnerConfig(average=decay, learning_rate=0.1), [0.3, -0.1, 0.2, np.nan, 0.5, 0.1, -0.4])
+    states, _ = run(AdamConfig(average=decay, learning_rate=0.1), [0.3, -0.1, 0.2, np.nan, 0.5, 0.1, -0.4])
     average = np.asarray(THETA["w"], np.float64)
     for t, (before, after) in enumerate(pairwise(states)):
         if int(after.skipped) == int(before.skipped):
@@ -89,7 +92,7 @@ def test_the_average_follows_the_documented_rule(decay):
 
 def test_cosine_ends_at_a_hundredth_of_the_peak():
     steps, peak = 40, 0.01
-    found = rates(LearnerConfig(learning_rate=peak), steps, steps + 1)
+    found = rates(AdamConfig(learning_rate=peak), steps, steps + 1)
     expected = peak * (0.01 + 0.99 * (1 + np.cos(np.pi * np.arange(steps + 1) / steps)) / 2)
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-6)
     np.testing.assert_allclose(found[-1], peak / 100, rtol=1e-2)
@@ -98,7 +101,7 @@ def test_cosine_ends_at_a_hundredth_of_the_peak():
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_warmup_is_linear_from_zero(schedule):
     steps, peak, warmup = 30, 0.01, 5
-    found = rates(LearnerConfig(learning_rate=peak, schedule=schedule, warmup=warmup), steps, steps + 1)
+    found = rates(AdamConfig(learning_rate=peak, schedule=schedule, warmup=warmup), steps, steps + 1)
     np.testing.assert_allclose(found[: warmup + 1], peak * np.arange(warmup + 1) / warmup, rtol=1e-3, atol=1e-6)
     if schedule == "constant":
         np.testing.assert_allclose(found[warmup:], peak, rtol=1e-3)
@@ -108,11 +111,11 @@ def test_warmup_is_linear_from_zero(schedule):
 
 
 def test_constant_is_constant_from_the_first_step():
-    np.testing.assert_allclose(rates(LearnerConfig(learning_rate=0.01, schedule="constant"), 5, 12), 0.01, rtol=1e-3)
+    np.testing.assert_allclose(rates(AdamConfig(learning_rate=0.01, schedule="constant"), 5, 12), 0.01, rtol=1e-3)
 
 
 def test_a_warmup_longer_than_the_training():
-    found = rates(LearnerConfig(learning_rate=0.01, warmup=10), 4, 4)
+    found = rates(AdamConfig(learning_rate=0.01, warmup=10), 4, 4)
     np.testing.assert_allclose(found, 0.001 * np.arange(4), rtol=1e-3, atol=1e-6)
 
 
@@ -120,7 +123,7 @@ def test_a_warmup_longer_than_the_training():
 def test_clip_bounds_the_global_norm(clip):
     """Adam alone does not see the scale of a gradient, so a large one comes before a small one."""
     gradients = np.array([50.0, 0.001, 0.002])
-    states, metrics = run(LearnerConfig(clip=clip, schedule="constant", learning_rate=0.1), gradients)
+    states, metrics = run(AdamConfig(clip=clip, schedule="constant", learning_rate=0.1), gradients)
     norms = np.sqrt(2) * gradients
     np.testing.assert_allclose([row["gradient_norm"] for row in metrics], norms, rtol=1e-5)
 
@@ -132,7 +135,7 @@ def test_clip_bounds_the_global_norm(clip):
 
 
 def test_metrics_report_the_loss_of_the_estimator():
-    _, metrics = run(LearnerConfig(), [0.25, 0.5])
+    _, metrics = run(AdamConfig(), [0.25, 0.5])
     assert [float(row["meta_loss"]) for row in metrics] == [0.25, 0.5]
 
 
@@ -141,4 +144,4 @@ def test_metrics_report_the_loss_of_the_estimator():
 )
 def test_impossible_settings_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
-        LearnerConfig(**fields)
+        AdamConfig(**fields)

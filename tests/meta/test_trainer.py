@@ -16,7 +16,7 @@ from l2o.errors import UserError
 from l2o.gradient.lstm import LSTMConfig
 from l2o.space import Space
 from meta.estimator.backprop import BackpropConfig
-from meta.learner import LearnerConfig
+from meta.learner import AdamConfig
 from meta.trainer import Interrupt, MetaConfig, difference, read_metrics, train
 from tasks.family import TaskFamily
 from tasks.quadratic import QuadraticConfig
@@ -30,7 +30,7 @@ def meta_config(**fields) -> MetaConfig:
     """Seven meta-steps: rows at 2, 4, 6, 7; checkpoints at 4 and 7; validations at 2, 4, 6, 7."""
     defaults = {
         "steps": 7, "tasks": 2, "horizon": 4, "log_every": 2, "validate_every": 2, "checkpoint_every": 4,
-        "validation_tasks": 2, "estimator": BackpropConfig(unroll_length=2), "optimizer": LearnerConfig(average=0.5),
+        "validation_tasks": 2, "estimator": BackpropConfig(unroll_length=2), "optimizer": AdamConfig(average=0.5),
     }  # fmt: skip
     return MetaConfig(**{**defaults, **fields})
 
@@ -251,7 +251,7 @@ def test_what_is_validated_is_the_average(whole):
     config = meta_config()
     out = trainer.evaluate(
         LEARNED.bind, whole.result.theta, FAMILY, key,
-        tasks=config.validation_tasks, horizon=config.horizon, objective=config.objective.build(),
+        tasks=config.validation_tasks, horizon=config.horizon.longest, objective=config.objective.build(),
     )  # fmt: skip
     np.testing.assert_allclose(out["objective"].mean(), whole.result.validation, rtol=1e-5)
     assert whole.result.validation == min(row["validation"] for row in whole.rows)
@@ -271,7 +271,7 @@ def test_a_checkpoint_before_the_first_validation(tmp_path):
 def test_a_given_theta_is_the_start_and_stays_usable(tmp_path):
     theta = LEARNED.init(jax.random.key(5))
     kept = jax.tree.map(np.array, theta)
-    config = meta_config(optimizer=LearnerConfig(learning_rate=1e-12, average=0.0))
+    config = meta_config(optimizer=AdamConfig(learning_rate=1e-12, average=0.0))
     result = train(tmp_path, LEARNED, FAMILY, config, seed=0, identity=IDENTITY, theta=theta)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), result.theta, kept)
     jax.tree.map(np.testing.assert_array_equal, theta, kept)
