@@ -1,0 +1,80 @@
+"""`python -m experiments.bench update|meta_step|scaling|bias`: measure, print, save."""
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import typer
+
+from experiments.run import fresh_directory
+from l2o.files import write_whole
+from meta import parallel
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+Quick = Annotated[bool, typer.Option("--quick", help="Smallest sizes only, to see that it runs.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Output directory; by default a fresh runs/bench_<name>-<n>.")]
+
+
+def save(name: str, out: Path | None, measure: Any) -> None:
+    """Run a measurement and write its rows, with what they were taken on."""
+    out = out or fresh_directory(f"bench_{name}")
+    out.mkdir(parents=True, exist_ok=True)
+    devices = jax.devices()
+    found = measure(out)
+    machine = {
+        "device": devices[0].device_kind,
+        "devices": len(devices),
+        "cores": os.cpu_count(),
+        "jax": jax.__version__,
+        "python": platform.python_version(),
+    }
+    write_whole(out / f"{name}.json", json.dumps({"machine": machine, **found}, indent=1) + "\n")
+    print(f"saved: {out / f'{name}.json'}")
+
+
+@app.command()
+def update(quick: Quick = False, out: Out = None) -> None:
+    """Cost of one update per parameter, against optax.adam and a plain haiku DeepRNN."""
+    from experiments.bench import update
+
+    save("update", out, lambda out: update.run(quick))
+
+
+@app.command("meta_step")
+def meta_step(
+    quick: Quick = False,
+    out: Out = None,
+    cpu_devices: Annotated[int | None, typer.Option(min=1, help="CPU devices; by default one per core.")] = None,
+) -> None:
+    """Meta-steps per second, against a Python loop over a jitted step."""
+    from experiments.bench import meta_step
+
+    parallel.use_cores(cpu_devices)
+    save("meta_step", out, lambda out: meta_step.run(quick))
+
+
+@app.command()
+def scaling(quick: Quick = False, out: Out = None) -> None:
+    """Time and memory of a meta-step against tasks, window length and parameters."""
+    from experiments.bench import scaling
+
+    save("scaling", out, lambda out: scaling.run(quick))
+
+
+@app.command()
+def bias(
+    quick: Quick = False,
+    out: Out = None,
+    figure: Annotated[Path | None, typer.Option(help="Where to draw; by default into the output directory.")] = None,
+) -> None:
+    """Mean estimates and learning curves on the influence-balancing example."""
+    from experiments.bench import bias
+
+    save("bias", out, lambda out: bias.run(quick, figure or out / "influence_balancing.png"))
+
+
+if __name__ == "__main__":
+    app()
