@@ -25,6 +25,7 @@ from meta.estimator.base import Estimator
 AXIS = "runs"
 WHOLE, DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
 Devices = int | Literal["all"]
+SHUTDOWN = 60  # seconds that a process that is done, or has failed, waits for the others to end as well
 T = TypeVar("T")
 
 
@@ -59,7 +60,7 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     given = (coordinator, num_processes, process_id)
     if all(value is None for value in given):
         if _in_cluster():
-            jax.distributed.initialize(initialization_timeout=timeout)
+            jax.distributed.initialize(initialization_timeout=timeout, shutdown_timeout_seconds=SHUTDOWN)
         return
     if coordinator is None or num_processes is None or process_id is None:
         raise UserError("--coordinator, --num-processes and --process-id belong together: give all three or none")
@@ -68,18 +69,11 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
         raise UserError(f"--coordinator: found {coordinator!r}, expected HOST:PORT")
     if not 0 <= process_id < num_processes:
         raise UserError(f"--process-id: found {process_id}, expected 0 to {num_processes - 1}")
-    if process_id > 0:  # ask before JAX does, whose client ends the process when nobody answers
-        _wait_for(host, int(port), timeout)
-    try:
-        jax.distributed.initialize(
-            coordinator, num_processes, process_id, cluster_detection_method="deactivate",
-            initialization_timeout=timeout,
-        )  # fmt: skip
-    except RuntimeError as error:
-        raise UserError(
-            f"--coordinator {coordinator}: not all of the {num_processes} processes came together within {timeout} s"
-            f" ({str(error).splitlines()[0]})"
-        ) from None
+    _meet(host.strip("[]"), int(port), num_processes, process_id, timeout)
+    jax.distributed.initialize(
+        coordinator, num_processes, process_id, cluster_detection_method="deactivate",
+        initialization_timeout=timeout, shutdown_timeout_seconds=SHUTDOWN,
+    )  # fmt: skip
 
 
 def _in_cluster() -> bool:
@@ -89,20 +83,45 @@ def _in_cluster() -> bool:
     return "JAX_COORDINATOR_ADDRESS" in os.environ or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
-def _wait_for(host: str, port: int, timeout: int) -> None:
-    deadline, reason = time.monotonic() + timeout, ""
-    while True:
+def _meet(host: str, port: int, num_processes: int, process_id: int, timeout: int) -> None:
+    """Wait until all processes are there: JAX's own client ends the process, without a word, when one is missing."""
+    deadline, where = time.monotonic() + timeout, f"--coordinator {host}:{port}"
+
+    def left() -> float:
+        return max(deadline - time.monotonic(), 0.01)
+
+    def report() -> None:
+        with socket.create_connection((host, port), timeout=left()) as connection:
+            connection.sendall(bytes([process_id % 256, process_id // 256]))
+            connection.settimeout(left())
+            connection.recv(1)  # process 0 closes it when everybody is there
+
+    if process_id > 0:
+        while True:
+            try:
+                return report()
+            except OSError as error:
+                if time.monotonic() >= deadline:
+                    raise UserError(
+                        f"{where} did not answer within {timeout} s ({error.strerror or error}); expected the process"
+                        " with --process-id 0 to run there and all others to join"
+                    ) from None
+            time.sleep(0.2)
+    missing = set(range(1, num_processes))
+    with contextlib.ExitStack() as connections:
         try:
-            socket.create_connection((host.strip("[]"), port), timeout=5).close()
-            return
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            server = connections.enter_context(socket.create_server(("", port), family=family))
+            while missing:
+                server.settimeout(left())
+                connection, _ = server.accept()
+                connections.enter_context(connection).settimeout(left())
+                missing.discard(int.from_bytes(connection.recv(2), "little"))
+        except TimeoutError:
+            absent = ", ".join(map(str, sorted(missing)))
+            raise UserError(f"{where}: --process-id {absent} did not join within {timeout} s") from None
         except OSError as error:
-            reason = error.strerror or str(error)
-        if time.monotonic() >= deadline:
-            raise UserError(
-                f"--coordinator {host}:{port} did not answer within {timeout} s ({reason}); expected the process with "
-                "--process-id 0 to run there"
-            )
-        time.sleep(0.2)
+            raise UserError(f"{where}: cannot listen on port {port} ({error.strerror or error})") from None
 
 
 def writes() -> bool:

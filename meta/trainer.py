@@ -328,9 +328,10 @@ class _Checkpoints:
         self._args, self._identity, self._manager = ocp.args, identity, None
         if not parallel.writes():
             return
+        directory.mkdir(parents=True, exist_ok=True)
         alone = {0} if jax.process_count() > 1 else None
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, enable_async_checkpointing=False,
+            max_to_keep=2, enable_async_checkpointing=False, create=False,
             multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes=alone),
         )  # fmt: skip
         self._manager = ocp.CheckpointManager(

@@ -63,11 +63,11 @@ def _draw(rows: list[dict[str, Any]], best: float, path: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     names, means = [row["estimator"] for row in rows], [row["mean"] for row in rows]
     left.barh(names, means, xerr=[4 * row["standard_error"] for row in rows], color="tab:blue", capsize=3)
-    left.axvline(rows[0]["exact"], color="black", linestyle="--", linewidth=1, label="exact")
+    left.axvline(rows[0]["exact"], color="black", linestyle="--", linewidth=1)
     left.axvline(0, color="grey", linewidth=0.5)
     left.invert_yaxis()
     left.set(xlabel="mean estimate of the meta-gradient, with 4 standard errors")
-    left.legend(frameon=False)
+    left.set_title("dashed: the exact gradient", fontsize=10)
     styles = ["-", "-", "--", "--", "-", ":"]
     for row, style in zip(rows, styles, strict=True):
         right.plot(row["theta"], style, label=row["estimator"])
