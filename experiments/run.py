@@ -89,6 +89,7 @@ def train(
         return None
     family, learned, theta = experiment.task.build("train"), experiment.optimizer.build(), _starting_theta(experiment)
     _refuse_without_gradients(experiment, learned, family)
+    experiment.meta.learner(learned, family)  # refuses devices that do not exist, before anything is written
     if not resume:
         parallel.agree(lambda: claim(out, "choose another --out, or --resume the run in it"))
         if parallel.writes():
@@ -125,7 +126,8 @@ def _finished(experiment: Experiment, out: Path) -> bool:
 
 def _refuse_without_gradients(experiment: Experiment, learned: l2o.LearnedOptimizer, family: TaskFamily) -> None:
     def gradient(key):
-        task = family.task(family.sample(key))
+        part = family.parts[0]
+        task = part.task(part.sample(key))
         return task.evaluate(key, jax.tree.map(lambda a: jnp.asarray(a)[None], task.problem.start)).gradient
 
     if learned.native is not None and jax.eval_shape(gradient, jax.random.key(0)) is None:

@@ -14,12 +14,12 @@ from jaxtyping import Array, Float
 from pydantic import Field, model_validator
 
 from l2o.registry import Config, parse, register
-from tasks.family import TaskFamily
+from tasks.family import TaskFamily, Wrapper
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Timed(TaskFamily):
+class Timed(Wrapper):
     """A family whose tasks carry a horizon, log-uniform on the integers from low to high.
 
     A task's parameters are those of the family and the horizon.

@@ -1,6 +1,7 @@
 """Complete runs of an optimizer on many tasks of a family: validation, tuning and studies all call this."""
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,7 @@ def evaluate(
     Args:
       make: builds the optimizer from `argument` (theta, a learning rate), which may be traced; static.
       argument: see `make`.
-      family: where tasks come from.
+      family: where tasks come from; the parts of a mixture share them evenly, the first ones first.
       key: randomness.
       tasks: how many tasks.
       horizon: updates in a run.
@@ -71,14 +72,20 @@ def evaluate(
     def several(argument, family, keys):
         return jax.lax.map(lambda k: one(argument, family, k), keys, batch_size=min(batch or len(keys), len(keys)))
 
-    keys = jax.random.split(key, tasks)
-    if mesh is None:
-        return several(argument, family, keys)
-
-    def part(argument, family, keys):
+    def divided(argument, family, keys):
         return jax.lax.all_gather(several(argument, family, keys), AXIS, tiled=True)
 
-    keys = keys[jnp.arange(-(-tasks // mesh.size) * mesh.size) % tasks]  # the last device may have to repeat some
-    specs = (WHOLE, WHOLE, DIVIDED)
-    values = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=WHOLE, check_vma=False)(argument, family, keys)
-    return jax.tree.map(lambda a: a[:tasks], values)
+    def run(family, keys):
+        if mesh is None:
+            return several(argument, family, keys)
+        padded = keys[jnp.arange(-(-len(keys) // mesh.size) * mesh.size) % len(keys)]  # some are run twice
+        specs = (WHOLE, WHOLE, DIVIDED)
+        shared = jax.shard_map(divided, mesh=mesh, in_specs=specs, out_specs=WHOLE, check_vma=False)
+        return jax.tree.map(lambda a: a[: len(keys)], shared(argument, family, padded))
+
+    keys, parts = jax.random.split(key, tasks), family.parts
+    counts = [tasks // len(parts) + (i < tasks % len(parts)) for i in range(len(parts))]
+    ends = itertools.accumulate(counts)
+    found = [run(part, keys[end - n : end]) for part, n, end in zip(parts, counts, ends, strict=True) if n]
+    common = [name for name in found[0] if all(name in values for values in found)]
+    return {name: jnp.concatenate([values[name] for values in found]) for name in common}

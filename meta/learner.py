@@ -1,5 +1,6 @@
 """What changes theta: Adam on an estimated meta-gradient, or any evolution strategy of evosax on the meta-loss."""
 
+import dataclasses
 import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -14,7 +15,7 @@ from pydantic import Field
 from l2o.core import LearnedOptimizer, Objective, Theta
 from l2o.errors import UserError
 from l2o.registry import Config, nearest, register
-from meta.estimator.base import EstimatorConfig, Runs, nanmean
+from meta.estimator.base import EstimatorConfig, Runs, nanmean, over_parts
 from meta.parallel import AXIS, DIVIDED, WHOLE, Devices, divide, mesh
 from tasks.family import TaskFamily
 
@@ -76,7 +77,7 @@ class LearnerConfig(Config):
 
     def build(
         self, learned: LearnedOptimizer, objective: Objective, estimator: EstimatorConfig | None,
-        horizon: int, tasks: int, steps: int, devices: Devices = 1,
+        horizon: int, tasks: int, steps: int, devices: Devices = 1, parts: int = 1,
     ) -> Learner:  # fmt: skip
         """The learner.
 
@@ -88,6 +89,10 @@ class LearnerConfig(Config):
           tasks: tasks in a meta-step.
           steps: meta-steps of the whole training.
           devices: how many to use, or "all".
+          parts: of the family that it will be trained on, see `TaskFamily.parts`; they share the tasks evenly.
+
+        Raises:
+          UserError: tasks, devices and parts do not fit.
         """
         raise TypeError(f"{type(self).__name__} does not define build()")
 
@@ -143,13 +148,14 @@ class AdamConfig(LearnerConfig):
             )  # fmt: skip
         return optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(rate))
 
-    def build(self, learned, objective, estimator, horizon, tasks, steps, devices=1):
+    def build(self, learned, objective, estimator, horizon, tasks, steps, devices=1, parts=1):
         if estimator is None:
             raise ValueError("adam needs an estimator of the meta-gradient")
         transformation = self.transformation(steps)
-        whole = estimator.build(learned, objective, horizon, tasks, None)
+        each = share(tasks, parts)
+        whole = estimator.build(learned, objective, horizon, each, None)
         chosen = mesh(devices, whole.runs)
-        divided = divide(estimator.build(learned, objective, horizon, tasks, AXIS), chosen)
+        divided = divide(over_parts(estimator.build(learned, objective, horizon, each, AXIS), parts), chosen)
 
         def init(key, family, theta):
             return self.begin(theta, transformation.init(theta), divided.init(key, theta, family))
@@ -171,7 +177,8 @@ class EvolutionConfig(LearnerConfig):
 
     In each meta-step every member of the population is run over the whole horizon on the same tasks with the same
     randomness; its meta-losses are z-scored per task among the members, and the median over tasks is its fitness
-    (Lange et al. 2022, section 4).
+    (Lange et al. 2022, section 4). A fitness compares the members of one generation: algorithms that compare it between
+    generations (PSO, DE, hill climbing) work less well than those that do not.
 
     Attributes:
       algorithm: an algorithm's name in evosax, for example "SNES", "CMA_ES", "Open_ES" or "SimpleGA".
@@ -215,13 +222,13 @@ class EvolutionConfig(LearnerConfig):
             options["optimizer"] = optax.adam(self.learning_rate)
         try:
             algorithm = make(population_size=self.population_size, solution=theta, **options)
-        except (AssertionError, ValueError, TypeError) as error:
-            raise UserError(f"{where}: evosax refuses {self.algorithm}: {error}") from None
+        except Exception as error:  # its constructors check with whatever comes to hand
+            raise UserError(f"{where}: evosax refuses {self.algorithm}: {' '.join(str(error).split())}") from None
         params = algorithm.default_params
+        known = [field.name for field in dataclasses.fields(params)]
         values = {"std_init": self.sigma} if hasattr(params, "std_init") else {}
         for name, value in {**values, **self.params}.items():
-            if not hasattr(params, name):
-                known = [field for field in vars(params) if not field.startswith("_")]
+            if name not in known:
                 raise UserError(
                     f"{where}.params.{name}: {self.algorithm} has no such parameter{nearest(name, known)}, expected one"
                     f" of {', '.join(known) or 'none'}"
@@ -230,36 +237,57 @@ class EvolutionConfig(LearnerConfig):
             params = params.replace(**{name: jnp.full(like.shape, value, like.dtype)})
         return algorithm, params
 
-    def build(self, learned, objective, estimator, horizon, tasks, steps, devices=1):
+    def build(self, learned, objective, estimator, horizon, tasks, steps, devices=1, parts=1):
         del estimator, steps
-        runs_of = Runs(learned, objective, horizon)
+        runs_of, each = Runs(learned, objective, horizon), share(tasks, parts)
+        algorithm, params = self.algorithm_for(learned.init(jax.random.key(0)))
         chosen = mesh(devices, self.population_size, "meta.optimizer.population_size")
+
+        def first(key, members_key, theta):
+            """The algorithm's first state around theta."""
+            if hasattr(algorithm, "get_mean"):
+                return algorithm.init(key, theta, params)
+            leaves, tree = jax.tree.flatten(theta)
+            noise = [
+                self.sigma * jax.random.normal(k, (self.population_size, *leaf.shape), leaf.dtype)
+                for k, leaf in zip(jax.random.split(members_key, len(leaves)), leaves, strict=True)
+            ]
+            members = tree.unflatten([leaf[None] + e for leaf, e in zip(leaves, noise, strict=True)])
+            # a z-score is at most the square root of the number of members: all that is told later is better
+            return algorithm.init(key, members, jnp.full(self.population_size, self.population_size), params)
 
         def init(key, family, theta):
             del family
-            algorithm, params = self.algorithm_for(theta)
             key, init_key, members_key = jax.random.split(key, 3)
-            if hasattr(algorithm, "get_mean"):
-                state = algorithm.init(init_key, theta, params)
-            else:
-                leaves, tree = jax.tree.flatten(theta)
-                noise = [
-                    self.sigma * jax.random.normal(k, (self.population_size, *leaf.shape), leaf.dtype)
-                    for k, leaf in zip(jax.random.split(members_key, len(leaves)), leaves, strict=True)
-                ]
-                members = tree.unflatten([leaf[None] + e for leaf, e in zip(leaves, noise, strict=True)])
-                state = algorithm.init(init_key, members, jnp.full(self.population_size, jnp.inf), params)
+            state = first(init_key, members_key, theta)
             state = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), state)  # no weak types: one compilation
             return self.begin(theta, state, jax.random.key_data(key))
+
+        def rehearsal(theta):
+            return algorithm.ask(jax.random.key(0), first(jax.random.key(1), jax.random.key(2), theta), params)
+
+        try:
+            jax.eval_shape(rehearsal, learned.init(jax.random.key(0)))
+        except Exception as error:
+            raise UserError(
+                f"meta.optimizer.algorithm: {self.algorithm} of evosax does not run under jit"
+                f" ({str(error).splitlines()[0]}), expected another algorithm"
+            ) from None
 
         def losses_of(members, keys, family):
             """Meta-losses [members, tasks]: the same tasks, starts and randomness for each member."""
 
-            def one(theta, key):
-                _, _, mean = runs_of.advance(theta, runs_of.start(theta, key, family), family)
+            def one(theta, key, part):
+                _, _, mean = runs_of.advance(theta, runs_of.start(theta, key, part), part)
                 return mean
 
-            losses = jax.vmap(lambda theta: jax.vmap(lambda key: one(theta, key))(keys))(members)
+            losses = jnp.concatenate(
+                [
+                    jax.vmap(lambda theta, k=k, p=p: jax.vmap(lambda key: one(theta, key, p))(k))(members)
+                    for k, p in zip(keys.reshape(parts, each), family.parts, strict=True)
+                ],
+                axis=1,
+            )
             return jax.lax.all_gather(losses, AXIS, tiled=True)
 
         losses_of = jax.shard_map(
@@ -267,7 +295,6 @@ class EvolutionConfig(LearnerConfig):
         )
 
         def step(state, family):
-            algorithm, params = self.algorithm_for(state.theta)
             key = jax.random.fold_in(jax.random.wrap_key_data(state.estimator), state.step)
             ask_key, task_key, tell_key = jax.random.split(key, 3)
             population, asked = algorithm.ask(ask_key, state.optimizer, params)
@@ -280,6 +307,13 @@ class EvolutionConfig(LearnerConfig):
             return self.advance(state, ok, theta, told, state.estimator), {"meta_loss": nanmean(losses), "moved": moved}
 
         return Learner(init, step, _specs(estimator=WHOLE), chosen)
+
+
+def share(tasks: int, parts: int) -> int:
+    """Tasks of each part of a mixture."""
+    if tasks % parts:
+        raise UserError(f"meta.tasks: found {tasks}, expected a multiple of {parts}, the families of the mixture")
+    return tasks // parts
 
 
 def fitness(losses: Float[Array, "members tasks"]) -> Float[Array, "members"]:

@@ -25,6 +25,7 @@ from meta.estimator.base import Estimator
 AXIS = "runs"
 WHOLE, DIVIDED = PartitionSpec(), PartitionSpec(AXIS)
 Devices = int | Literal["all"]
+GO = b"!"  # process 0 says that everybody is there
 SHUTDOWN = 60  # seconds that a process that is done, or has failed, waits for the others to end as well
 T = TypeVar("T")
 
@@ -67,6 +68,8 @@ def start(coordinator: str | None, num_processes: int | None, process_id: int | 
     host, colon, port = coordinator.rpartition(":")
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
         raise UserError(f"--coordinator: found {coordinator!r}, expected HOST:PORT")
+    if num_processes < 1:
+        raise UserError(f"--num-processes: found {num_processes}, expected at least 1")
     if not 0 <= process_id < num_processes:
         raise UserError(f"--process-id: found {process_id}, expected 0 to {num_processes - 1}")
     _meet(host.strip("[]"), int(port), num_processes, process_id, timeout)
@@ -92,9 +95,10 @@ def _meet(host: str, port: int, num_processes: int, process_id: int, timeout: in
 
     def report() -> None:
         with socket.create_connection((host, port), timeout=left()) as connection:
-            connection.sendall(bytes([process_id % 256, process_id // 256]))
+            connection.sendall(process_id.to_bytes(2, "little"))
             connection.settimeout(left())
-            connection.recv(1)  # process 0 closes it when everybody is there
+            if connection.recv(1) != GO:
+                raise ConnectionError("it gave up on the others")
 
     if process_id > 0:
         while True:
@@ -107,7 +111,7 @@ def _meet(host: str, port: int, num_processes: int, process_id: int, timeout: in
                         " with --process-id 0 to run there and all others to join"
                     ) from None
             time.sleep(0.2)
-    missing = set(range(1, num_processes))
+    missing, joined = set(range(1, num_processes)), []
     with contextlib.ExitStack() as connections:
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -117,6 +121,9 @@ def _meet(host: str, port: int, num_processes: int, process_id: int, timeout: in
                 connection, _ = server.accept()
                 connections.enter_context(connection).settimeout(left())
                 missing.discard(int.from_bytes(connection.recv(2), "little"))
+                joined.append(connection)
+            for connection in joined:
+                connection.sendall(GO)
         except TimeoutError:
             absent = ", ".join(map(str, sorted(missing)))
             raise UserError(f"{where}: --process-id {absent} did not join within {timeout} s") from None

@@ -26,7 +26,7 @@ from meta.curriculum import FixedConfig, HorizonConfig, parse_horizon
 from meta.estimator import EstimatorConfig
 from meta.estimator.backprop import BackpropConfig
 from meta.evaluate import evaluate
-from meta.learner import AdamConfig, LearnerConfig
+from meta.learner import AdamConfig, Learner, LearnerConfig
 from meta.objective import ObjectiveConfig, SumConfig
 from tasks.family import TaskFamily
 
@@ -92,6 +92,17 @@ class MetaConfig(Config):
                     f"{name} must be a multiple of log_every, found {getattr(self, name)} and {self.log_every}"
                 )
         return self
+
+    def learner(self, learned: LearnedOptimizer, family: TaskFamily) -> Learner:
+        """The rule that changes theta.
+
+        Raises:
+          UserError: devices, tasks and families do not fit, or evosax refuses the algorithm.
+        """
+        return self.optimizer.build(
+            learned, self.objective.build(), self.estimator, self.horizon.longest, self.tasks, self.steps,
+            self.devices, len(family.parts),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -179,10 +190,7 @@ def train(
       UserError: the checkpoints belong to another config, or meta-gradients keep failing.
     """
     learner_key, start_key, validation_key = jax.random.split(jax.random.key(seed), 3)
-    objective = config.objective.build()
-    learner = config.optimizer.build(
-        learned, objective, config.estimator, config.horizon.longest, config.tasks, config.steps, config.devices
-    )
+    learner, objective = config.learner(learned, family), config.objective.build()
     mesh = learner.mesh
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), learner.specs)
     whole = NamedSharding(mesh, parallel.WHOLE)
@@ -237,7 +245,8 @@ def train(
                     record = replace(record, best_score=score, best_step=step, stale=0)
                 else:
                     record = replace(record, stale=record.stale + 1)
-                if record.stale >= config.horizon.patience and record.stage + 1 < len(stages):
+                grown = record.stage + 1 == len(stages) or step == config.steps
+                if record.stale >= config.horizon.patience and not grown:
                     # scores at another horizon cannot be compared: the next stage keeps its own best
                     record = replace(record, stage=record.stage + 1, stale=0, best_score=math.inf)
             record = replace(record, seconds=time.perf_counter() - start)

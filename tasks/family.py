@@ -1,6 +1,7 @@
 """Task families: distributions over tasks, as pytrees."""
 
 import abc
+import dataclasses
 from typing import Any, Literal
 
 from jaxtyping import PRNGKeyArray
@@ -20,6 +21,11 @@ class TaskFamily(abc.ABC):
     one `vmap`.
     """
 
+    @property
+    def parts(self) -> tuple["TaskFamily", ...]:
+        """The families that it consists of, within each of which all tasks have the same shapes."""
+        return (self,)
+
     @abc.abstractmethod
     def sample(self, key: PRNGKeyArray) -> Params:
         """Draw what distinguishes one task from another: a pytree of arrays."""
@@ -27,6 +33,16 @@ class TaskFamily(abc.ABC):
     @abc.abstractmethod
     def task(self, params: Params) -> Task:
         """The task that the parameters describe."""
+
+
+class Wrapper(TaskFamily):
+    """A family made from another one, its field `family`; a wrapped mixture is a mixture of wrapped families."""
+
+    family: TaskFamily
+
+    @property
+    def parts(self):
+        return tuple(dataclasses.replace(self, family=part) for part in self.family.parts)  # pyright: ignore[reportArgumentType]
 
 
 class FamilyConfig(Config):

@@ -136,6 +136,23 @@ class Runs(NamedTuple):
         return (jnp.floor(fraction * windows) * self.length).astype(jnp.int32)
 
 
+def over_parts(estimator: Estimator, parts: int) -> Estimator:
+    """One copy of an estimator for each part of a mixture of families; gradient and loss are the means."""
+    if parts == 1:
+        return estimator
+
+    def init(key, theta, family):
+        keys = jax.random.split(key, parts)
+        return tuple(estimator.init(k, theta, part) for k, part in zip(keys, family.parts, strict=True))
+
+    def estimate(theta, state, family):
+        pairs = zip(state, family.parts, strict=True)
+        gradients, states, losses = zip(*(estimator.estimate(theta, s, part) for s, part in pairs), strict=True)
+        return jax.tree.map(lambda *g: sum(g) / parts, *gradients), states, nanmean(jnp.stack(losses))
+
+    return Estimator(init, estimate, estimator.runs)
+
+
 def replace(due: Bool[Array, "runs"], fresh: Callable[[], Any], state: Any) -> Any:
     """New entries where they are due, prepared only when at least one is."""
 

@@ -107,7 +107,7 @@ class PerturbedConfig(EstimatorConfig):
 
         def advance(theta, pair: Pair, family):
             drawn = draw(pair.key, theta, pair.run.step)
-            thetas = jax.tree.map(lambda a, e: a + self.sigma * e, theta, members(drawn))
+            thetas = jax.tree.map(lambda a, e: a[None] + self.sigma * e, theta, members(drawn))
             run, total, mean = jax.vmap(lambda t, r: runs_of.advance(t, r, family), (0, MEMBERS), (MEMBERS, 0, 0))(
                 thetas, pair.run
             )
@@ -155,7 +155,8 @@ def std_scores(losses: Float[Array, "pairs 2"], mask: Array) -> Float[Array, "pa
     count = jnp.maximum(jnp.sum(mask), 1) * losses.shape[1]
     centred = jnp.where(mask, losses - jnp.sum(jnp.where(mask, losses, 0.0)) / count, 0.0)
     variance = jnp.sum(centred**2) / count
-    return jnp.where(variance > 0, centred / jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
+    spread = jnp.max(jnp.where(mask, losses, -jnp.inf)) > jnp.min(jnp.where(mask, losses, jnp.inf))
+    return jnp.where(spread & (variance > 0), centred / jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
 
 
 def rank_scores(losses: Float[Array, "pairs 2"], mask: Array) -> Float[Array, "pairs 2"]:

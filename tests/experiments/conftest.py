@@ -105,6 +105,7 @@ def shell(spawn):
 @pytest.fixture
 def cli(monkeypatch, capsys, cache_home):
     """Run the command line in this process, where importing jax costs nothing."""
+    jax.devices()  # there are four from now on, whatever the command line would choose
     options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in options}
     path = list(sys.path)

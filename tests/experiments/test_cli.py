@@ -4,6 +4,8 @@ import shutil
 import sys
 import textwrap
 
+import jax
+import numpy as np
 import pytest
 import tomli_w
 
@@ -12,6 +14,9 @@ import tasks
 from experiments.config import Experiment, Study
 from l2o import registry
 from l2o.core import BaselineConfig, OptimizerConfig
+from meta.curriculum import HorizonConfig
+from meta.estimator import EstimatorConfig
+from meta.learner import LearnerConfig
 
 MODULE = '''
 """A user's own optimizer and task."""
@@ -114,6 +119,15 @@ def test_list_names_everything_when_piped(users_folder, shell):
     assert sections["baselines"] == list(l2o.kinds(BaselineConfig))
     assert sections["task families"] == sorted([*l2o.kinds(tasks.FamilyConfig), "my_bowl"])
     assert sections["datasets"] == list(l2o.kinds(tasks.DatasetConfig))
+    assert sections["estimators (meta.estimator)"] == list(l2o.kinds(EstimatorConfig))
+    assert {"backprop", "es", "pes", "nres", "mix"} <= set(sections["estimators (meta.estimator)"])
+    assert sections["meta-optimizers (meta.optimizer)"] == list(l2o.kinds(LearnerConfig))
+    assert {"adam", "evolution"} <= set(sections["meta-optimizers (meta.optimizer)"])
+    assert sections["horizons (meta.horizon)"] == list(l2o.kinds(HorizonConfig))
+    assert {"fixed", "log_uniform", "curriculum"} <= set(sections["horizons (meta.horizon)"])
+    memory = {words[0]: words[1:3] for words in map(str.split, found.out.splitlines()) if "B/param" in words}
+    assert set(memory) == {*sections["shipped optimizers"], *sections["baselines"]}
+    assert memory["sgd"] == ["0", "B/param"] and memory["adam"] == ["8", "B/param"]
     assert sections["configs (l2o train)"] == Experiment.names()
     assert sections["studies (l2o study)"] == Study.names()
     for document in (Experiment, Study):
@@ -148,6 +162,160 @@ def test_what_it_trained_needs_the_module(own_run, cli):
     del registry._KINDS[OptimizerConfig]["my_step"]
     sentence = cli("study", "quadratic", "--optimizer", own_run, "--out", own_run.parent / "study").sentence
     assert "must be imported first" in sentence and "'my_step'" in sentence
+
+
+WITHOUT_ESTIMATOR = """
+optimizer = { kind = "lstm", layers = 1, hidden = 2 }
+task = { kind = "quadratic", dimension = 2 }
+meta = { steps = 2, tasks = 2, horizon = 4, log_every = 2, validate_every = 2, checkpoint_every = 2 }
+"""
+KINDS = {
+    "es": "estimator={kind='es'}",
+    "pes": "estimator={kind='pes', unroll_length=2}",
+    "nres": "estimator={kind='nres', unroll_length=2, pairs=2, normalisation='rank'}",
+    "mix": "estimator={kind='mix', estimators=[{kind='backprop', unroll_length=2}, {kind='es'}]}",
+    "evolution": "optimizer={kind='evolution', population_size=4}",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_each_kind_of_training_leaves_can_be_loaded(tmp_path, cli, kind):
+    (tmp_path / "mine.toml").write_text(WITHOUT_ESTIMATOR)
+    with jax.numpy_rank_promotion("allow" if kind == "evolution" else "raise"):  # evosax relies on it
+        found = cli(
+            "train", tmp_path / "mine.toml", "--out", tmp_path / "run", "--set", f"meta.{KINDS[kind]}",
+            "--set", "meta.validation_tasks=2",
+        )  # fmt: skip
+    assert found.code == 0 and "finished" in found.out, found
+    loaded = l2o.load(tmp_path / "run")
+    meta = loaded.provenance["experiment"]["meta"]
+    assert kind in (meta["optimizer"]["kind"], (meta["estimator"] or {}).get("kind"))
+    assert loaded.provenance["meta_steps"] == 2 and loaded.provenance["skipped_meta_steps"] == 0
+    assert np.isfinite(loaded.provenance["validation_meta_loss"])
+    begun = loaded.config.build().init(jax.random.split(jax.random.key(0), 3)[1])
+    pairs = list(zip(jax.tree.leaves(loaded.theta), jax.tree.leaves(begun), strict=True))
+    assert all(np.all(np.isfinite(a)) for a, _ in pairs) and any(not np.array_equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["meta.devices=99"], "meta.devices: found 99, expected at most 4"),
+        (["meta.devices=3"], "meta.tasks: 2 cannot be shared evenly by 3 devices, expected a multiple of 3"),
+        (["meta.devices=0"], "meta.devices"),
+        (["meta.devices='some'"], "meta.devices"),
+        (["meta.optimizer={kind='evolution'}"], "estimator: found 'backprop', expected none"),
+        (["meta.estimator.kind=ess"], "unknown kind 'ess' (did you mean 'es'?)"),
+        (["meta.estimator={kind='mix', estimators=[{kind='es'}]}"], "meta.estimator.estimators"),
+        (["meta.horizon.kind=curriculum"], "meta.horizon"),
+    ],
+)
+def test_trainings_that_cannot_be(tmp_path, tiny, cli, overrides, words):
+    sets = [argument for override in overrides for argument in ("--set", override)]
+    assert words in cli("train", tiny, "--out", tmp_path / "run", *sets).sentence
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--process-id=1"], "belong together"),
+        (["--coordinator=here", "--num-processes=2", "--process-id=0"], "expected HOST:PORT"),
+        (["--coordinator=here:1", "--num-processes=2", "--process-id=2"], "--process-id: found 2, expected 0 to 1"),
+    ],
+)
+def test_processes_that_cannot_come_together(tmp_path, tiny, cli, options, words):
+    assert words in cli("train", tiny, "--out", tmp_path / "run", *options).sentence
+    assert not (tmp_path / "run").exists()
+
+
+OPAQUE = '''
+"""Tasks that say what a derivative is, or not, without being differentiable."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import l2o
+import tasks
+
+
+@l2o.register
+class OpaqueConfig(tasks.FamilyConfig):
+    """A bowl behind a callback or a loop."""
+
+    kind: Literal["my_opaque"] = "my_opaque"
+    through: Literal["callback", "loop"] = "loop"
+    gradients: bool = True
+
+    def build(self, split="train"):
+        return Opaque(self.through, self.gradients)
+
+
+def callback(x):
+    like = jax.ShapeDtypeStruct((), x.dtype)
+    return jax.pure_callback(lambda x: np.sum(np.asarray(x) ** 2), like, x, vmap_method="sequential")
+
+
+def loop(x):
+    """Halved until it is below one, and added up again."""
+    halved, count = jax.lax.while_loop(lambda s: s[0] > 1, lambda s: (s[0] / 2, s[1] + 1), (jnp.sum(x**2), 0))
+    return halved * 2.0**count
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Opaque(tasks.TaskFamily):
+    through: str = field(metadata={"static": True})
+    gradients: bool = field(metadata={"static": True})
+
+    def sample(self, key):
+        return jax.random.normal(key, (2,))
+
+    def task(self, params):
+        value = {"callback": callback, "loop": loop}[self.through]
+
+        def evaluate(key, x):
+            return l2o.Evaluation(value(x[0])[None], 2 * x if self.gradients else None)
+
+        return l2o.Task(l2o.Problem(l2o.Space.free(), params), evaluate)
+'''
+
+
+@pytest.fixture
+def opaque(tmp_path, monkeypatch, cli, registered):
+    """`l2o train` on a task that cannot be differentiated."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_module.py").write_text(OPAQUE)
+    (tmp_path / "mine.toml").write_text(WITHOUT_ESTIMATOR)
+
+    def run(task, *overrides):
+        sets = [f"--set={override}" for override in (f"task={{kind='my_opaque', {task}}}", *overrides)]
+        return cli(
+            "train", "mine.toml", "--import", "my_module", "--out", "run", "--set=meta.validation_tasks=2", *sets
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(("through", "reason"), [("callback", "callbacks do not support JVP"), ("loop", "while_loop")])
+def test_backprop_through_what_cannot_be_differentiated(opaque, through, reason):
+    sentence = opaque(f"through='{through}'").sentence
+    assert "meta.estimator: backprop cannot differentiate this task (" in sentence and reason in sentence
+    assert "es, pes or nres" in sentence
+
+
+def test_other_estimators_need_no_derivative(opaque):
+    found = opaque("through='loop'", "meta.estimator={kind='pes', unroll_length=2}")
+    assert found.code == 0 and "finished" in found.out, found
+
+
+def test_an_optimizer_that_reads_gradients_where_there_are_none(tmp_path, opaque):
+    sentence = opaque("gradients=false", "meta.estimator={kind='es'}").sentence
+    assert "task.kind 'my_opaque' gives no gradients" in sentence and "optimizer.kind 'lstm' needs them" in sentence
+    assert not (tmp_path / "run").exists()
 
 
 def test_bad_input_from_a_shell(tmp_path, shell):

@@ -9,6 +9,7 @@ import pytest
 import l2o
 from l2o import Evaluation, Optimizer, Problem, Space, Task, from_optax, in_unit_cube, unroll
 from l2o.core import population_size
+from l2o.gradient.lstm import LSTMConfig
 
 START = {"w": jnp.array([[0.5, -1.0], [2.0, 0.25]]), "b": jnp.array(0.75)}
 
@@ -179,3 +180,22 @@ def test_many_boxes_are_one_vmap():
     batched = jax.vmap(run)(low, high)
     for i in range(3):
         np.testing.assert_allclose(batched[i], run(low[i], high[i]), rtol=1e-5, atol=1e-6)
+
+
+def test_state_bytes_counts_what_is_kept_for_each_parameter():
+    def lstm(**fields):
+        network = LSTMConfig(**fields).build()
+        return network.bind(network.init(jax.random.key(0)))
+
+    expected = {
+        "sgd": (from_optax(optax.sgd(0.1)), 0),
+        "momentum": (from_optax(optax.sgd(0.1, momentum=0.9)), 4),
+        "adam": (from_optax(optax.adam(0.1)), 8),
+        "lstm": (lstm(), 2 * 20 * 2 * 4),
+        "half": (lstm(state_dtype="bfloat16"), 2 * 20 * 2 * 2),
+        "small": (lstm(layers=1, hidden=3), 3 * 2 * 4),
+        "schedule": (from_optax(optax.adam(optax.linear_schedule(0.1, 0.0, 10))), 8),
+    }
+    assert {name: l2o.state_bytes(optimizer) for name, (optimizer, _) in expected.items()} == {
+        name: size for name, (_, size) in expected.items()
+    }

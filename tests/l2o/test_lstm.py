@@ -280,3 +280,16 @@ def test_double_precision_works():
         assert update.dtype == jnp.float64
         assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves((state, after)))
     np.testing.assert_allclose(update, TX.update(gradient.astype(np.float32), TX.init(jnp.zeros(2)))[0], rtol=1e-4)
+
+
+def test_half_the_state_changes_the_updates_by_its_rounding_alone():
+    half = LSTMConfig(layers=2, hidden=5, state_dtype="bfloat16").build().native(THETA, None)
+    sequence = list(gradients(20, (2, 6)))
+    full, _ = run(sequence)
+    found, state = run(sequence, jax.jit(half.update), half.init)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves((half.init(sequence[0]), state)))
+    assert [update.dtype for update in found] == [jnp.float32] * 20
+    assert not np.array_equal(found[-1], found[-1].astype(jnp.bfloat16)), "only the state is rounded"
+    np.testing.assert_array_equal(found[0], full[0], "the first update has seen no state yet")
+    error = np.linalg.norm(np.stack(found) - np.stack(full), axis=(1, 2)) / np.linalg.norm(np.stack(full), axis=(1, 2))
+    assert error[1:].min() > 0 and error.max() < 2e-2
