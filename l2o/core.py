@@ -163,6 +163,11 @@ class BaselineConfig(Config):
 
     kind: str
 
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return self.kind
+
     def build(self) -> Optimizer:
         """The optimizer this configuration describes."""
         raise TypeError(f"{type(self).__name__} does not define build()")

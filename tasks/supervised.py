@@ -8,7 +8,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 from pydantic import Field, SerializeAsAny
 
 from l2o.core import Problem, Task
@@ -35,7 +35,7 @@ class ClassifierConfig(FamilyConfig):
 
     Attributes:
       dataset: any registered dataset.
-      activation: nonlinearity of the hidden layers.
+      activation: nonlinearity of the hidden layers; with several, each task draws one.
       loss: "cross_entropy", or "squared_error" against one-hot labels; both averaged over the minibatch.
       batch_size: images in a minibatch, drawn with replacement at every evaluation.
       init: "normal" draws every weight and bias from N(0, start_scale^2); "lecun" takes haiku's default, times
@@ -44,13 +44,15 @@ class ClassifierConfig(FamilyConfig):
     """
 
     dataset: Annotated[SerializeAsAny[DatasetConfig], by_kind(DatasetConfig)] = DigitsConfig()
-    activation: Activation = "sigmoid"
+    activation: Activation | Annotated[tuple[Activation, ...], Field(min_length=1, strict=False)] = "sigmoid"
     loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
     batch_size: int = Field(default=128, ge=1, le=1_000_000)
     init: Literal["normal", "lecun"] = "normal"
     start_scale: float = Field(default=0.1, ge=0)
 
-    def network(self, images: Float[Array, "batch h w c"], classes: int) -> Float[Array, "batch classes"]:
+    def network(
+        self, images: Float[Array, "batch h w c"], classes: int, activation: Callable[[Array], Array]
+    ) -> Float[Array, "batch classes"]:
         """The logits; called inside `hk.transform`."""
         raise TypeError(f"{type(self).__name__} does not define network()")
 
@@ -68,16 +70,24 @@ class MLPClassifierConfig(ClassifierConfig):
     Attributes:
       width: hidden units per layer.
       depth: hidden layers; 0 is softmax regression.
+      residual: every hidden layer but the first adds to its input.
+      layer_norm: normalise what enters each activation, with a learned scale and offset.
     """
 
     kind: Literal["mlp_classifier"] = "mlp_classifier"
     width: Size = 20
     depth: int = Field(default=1, ge=0, le=100)
+    residual: bool = False
+    layer_norm: bool = False
 
-    def network(self, images, classes):
+    def network(self, images, classes, activation):
         x = images.reshape(images.shape[0], -1)
-        for _ in range(self.depth):
-            x = ACTIVATIONS[self.activation](hk.Linear(self.width)(x))
+        for layer in range(self.depth):
+            y = hk.Linear(self.width)(x)
+            if self.layer_norm:
+                y = hk.LayerNorm(-1, create_scale=True, create_offset=True)(y)
+            y = activation(y)
+            x = x + y if self.residual and layer else y
         return hk.Linear(classes)(x)
 
 
@@ -92,10 +102,10 @@ class ConvClassifierConfig(ClassifierConfig):
     kind: Literal["conv_classifier"] = "conv_classifier"
     channels: tuple[Size, ...] = Field(default=(8, 16), min_length=1, max_length=5, strict=False)
 
-    def network(self, images, classes):
+    def network(self, images, classes, activation):
         x = images
         for channels in self.channels:
-            x = ACTIVATIONS[self.activation](hk.Linear(channels)(patches(x)))
+            x = activation(hk.Linear(channels)(patches(x)))
             x = hk.avg_pool(x, (2, 2, 1), (2, 2, 1), "SAME")
         return hk.Linear(classes)(x.reshape(x.shape[0], -1))
 
@@ -113,29 +123,47 @@ def patches(images: Float[Array, "batch h w c"]) -> Float[Array, "batch h w 9*c"
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Classifier(TaskFamily):
-    """See `ClassifierConfig`. A task's parameters are the starting weights."""
+    """See `ClassifierConfig`. A task's parameters are the starting weights; where there are several activations, a pair
+    of the weights and the number of the task's activation.
+    """
 
     data: Dataset
     classes: int = field(metadata={"static": True})
     config: ClassifierConfig = field(metadata={"static": True})
 
     @property
-    def _network(self) -> hk.Transformed:
-        return hk.without_apply_rng(hk.transform(lambda images: self.config.network(images, self.classes)))
+    def _activations(self) -> list[Callable[[Array], Array]]:
+        names = self.config.activation
+        return [ACTIVATIONS[name] for name in ((names,) if isinstance(names, str) else names)]
+
+    def _network(self, number: Array | int) -> hk.Transformed:
+        functions = self._activations
+
+        def activation(x):
+            return functions[0](x) if len(functions) == 1 else jax.lax.switch(number, functions, x)
+
+        return hk.without_apply_rng(hk.transform(lambda images: self.config.network(images, self.classes, activation)))
 
     def sample(self, key):
+        if len(self._activations) == 1:
+            return self._start(key)
+        weights_key, activation_key = jax.random.split(key)
+        return self._start(weights_key), jax.random.randint(activation_key, (), 0, len(self._activations))
+
+    def _start(self, key: PRNGKeyArray) -> Any:
         scale = self.config.start_scale
         shapes_key, normal_key = jax.random.split(key)
-        example = self.data.images[:1]
+        example, network = self.data.images[:1], self._network(0)
         if self.config.init == "lecun":
-            return jax.tree.map(lambda a: scale * a, self._network.init(shapes_key, example))
-        leaves, tree = jax.tree.flatten(jax.eval_shape(self._network.init, shapes_key, example))
+            return jax.tree.map(lambda a: scale * a, network.init(shapes_key, example))
+        leaves, tree = jax.tree.flatten(jax.eval_shape(network.init, shapes_key, example))
         keys = jax.random.split(normal_key, len(leaves))
         draws = [scale * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
         return jax.tree.unflatten(tree, draws)
 
     def task(self, params):
-        data, network = self.data, self._network
+        weights, number = (params, 0) if len(self._activations) == 1 else params
+        data, network = self.data, self._network(number)
 
         def loss(key, weights):
             rows = jax.random.randint(key, (self.config.batch_size,), 0, data.labels.shape[0])
@@ -149,7 +177,7 @@ class Classifier(TaskFamily):
                 "heldout_accuracy": jnp.mean(jnp.argmax(logits, -1) == data.heldout_labels),
             }
 
-        return Task.from_loss(loss, Problem(Space.free(), params), measure=measure)
+        return Task.from_loss(loss, Problem(Space.free(), weights), measure=measure)
 
     def _mean_loss(self, logits: Float[Array, "batch classes"], labels: Array) -> Float[Array, ""]:
         if self.config.loss == "cross_entropy":

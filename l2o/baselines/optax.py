@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 from pydantic import Field
 
@@ -16,9 +17,15 @@ class TunedConfig(BaselineConfig):
 
     Attributes:
       learning_rate: step size, positive; None to have it tuned.
+      schedule: "cosine" lets it fall to zero over the horizon of the run, "constant" keeps it.
     """
 
     learning_rate: float | None = Field(default=None, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+
+    @property
+    def label(self) -> str:
+        return self.kind if self.schedule == "constant" else f"{self.kind}-{self.schedule}"
 
     def transformation(self, learning_rate: float | jax.Array) -> optax.GradientTransformation:
         """The rule at a learning rate, which may be traced."""
@@ -33,7 +40,16 @@ class TunedConfig(BaselineConfig):
         rate = self.learning_rate if learning_rate is None else learning_rate
         if rate is None:
             raise ValueError(f"{self.kind} needs a learning_rate, or a study that tunes it")
-        return from_optax(self.transformation(rate))
+        if self.schedule == "constant":
+            return from_optax(self.transformation(rate))
+
+        def decayed(horizon):
+            def factor(count):
+                return 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(count / horizon, 0, 1))
+
+            return optax.chain(self.transformation(rate), optax.scale_by_schedule(factor))
+
+        return from_optax(decayed)
 
 
 @register
@@ -100,3 +116,43 @@ class AdamWConfig(TunedConfig):
 
     def transformation(self, learning_rate):
         return optax.adamw(learning_rate, weight_decay=self.weight_decay)
+
+
+@register
+class LionConfig(TunedConfig):
+    """Lion (Chen et al. 2023)."""
+
+    kind: Literal["lion"] = "lion"
+    b1: float = Field(default=0.9, ge=0, lt=1)
+    b2: float = Field(default=0.99, ge=0, lt=1)
+
+    def transformation(self, learning_rate):
+        return optax.lion(learning_rate, b1=self.b1, b2=self.b2, weight_decay=0.0)
+
+
+@register
+class MuonConfig(TunedConfig):
+    """Muon for matrices, Adam for everything else (Jordan et al. 2024)."""
+
+    kind: Literal["muon"] = "muon"
+    beta: float = Field(default=0.95, ge=0, lt=1)
+
+    def transformation(self, learning_rate):
+        return optax.contrib.muon(learning_rate, beta=self.beta, muon_weight_dimension_numbers=_matrices)
+
+
+def _matrices(params: Any) -> Any:
+    """Which leaves Muon orthogonalises: matrices that are not empty."""
+    return jax.tree.map(
+        lambda leaf: optax.contrib.MuonDimensionNumbers() if jnp.ndim(leaf) == 2 and jnp.size(leaf) else None, params
+    )
+
+
+@register
+class ProdigyConfig(TunedConfig):
+    """Prodigy, which estimates its own step size (Mishchenko and Defazio 2023); the learning rate multiplies it."""
+
+    kind: Literal["prodigy"] = "prodigy"
+
+    def transformation(self, learning_rate):
+        return optax.contrib.prodigy(learning_rate)

@@ -1,3 +1,5 @@
 """Optimizers that read gradients. One architecture per file; importing it here registers it."""
 
 from l2o.gradient import lstm as lstm
+from l2o.gradient import mlp as mlp
+from l2o.gradient import rnnprop as rnnprop

@@ -19,7 +19,8 @@ def _is_complex(leaf: Any) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating)
 
 
-def _count(leaf: Any) -> int:
+def coordinates(leaf: Any) -> int:
+    """How many real coordinates a leaf has."""
     return jnp.size(leaf) * (2 if _is_complex(leaf) else 1) if _is_inexact(leaf) else 0
 
 
@@ -38,8 +39,8 @@ def split(vector: Float[Array, "n"], like: Any) -> Any:
     leaves, tree = jax.tree.flatten(like)
     out, start = [], 0
     for leaf in leaves:
-        part = vector[start : start + _count(leaf)]
-        start += _count(leaf)
+        part = vector[start : start + coordinates(leaf)]
+        start += coordinates(leaf)
         if _is_complex(leaf):
             part = jax.lax.complex(*jnp.split(part, 2))
         if _is_inexact(leaf):
