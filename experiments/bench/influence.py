@@ -1,8 +1,8 @@
 """Influence balancing: the classical example on which truncation points the wrong way (Tallec and Ollivier 2017).
 
 The state s in R^23 follows `s_{t+1} = A s_t + theta v` with A bidiagonal, 1/2 on both diagonals, and v = +1 on the
-first ten coordinates, -1 on the others; the loss is `(s[0] - 1)^2 / 2`. Pushing theta up raises s[0] for ten steps and
-lowers it for good afterwards: whoever looks fewer than about twenty steps ahead gets the sign of the gradient wrong.
+first ten coordinates, -1 on the others; the loss is `(s[0] - 1)^2 / 2`. Under a theta pushed up s[0] rises for
+forty steps and then falls for good: whoever sees only a few steps of each push gets the sign of the gradient wrong.
 In this project's words s is the query of an optimizer whose only meta-parameter is theta.
 """
 

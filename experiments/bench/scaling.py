@@ -14,9 +14,9 @@ from meta.objective import SumConfig
 from tasks.quadratic import QuadraticConfig
 from tasks.supervised import MLPClassifierConfig
 
-CENTRE = {"tasks": 64, "unroll_length": 20, "width": 8}
-GRID = {"tasks": (16, 64, 256, 1024), "unroll_length": (5, 20, 80, 320), "width": (2, 8, 32, 128)}
-STEPS = 3
+CENTRE = {"tasks": 16, "unroll_length": 20, "width": 8}
+GRID = {"tasks": (4, 16, 64), "unroll_length": (5, 20, 80), "width": (2, 8, 32)}
+STEPS = 2
 
 
 def contender(estimator: str, tasks: int, unroll_length: int, width: int, **fields: Any) -> tuple[Any, Any, int]:
@@ -78,9 +78,9 @@ def run(quick: bool = False) -> dict[str, Any]:
 
 def _remat(quick: bool) -> list[dict[str, Any]]:
     """Peak memory and time of the three policies of the backward pass on a long window."""
-    length = 20 if quick else 320
+    length = 20 if quick else 160
     built = {
-        policy: contender("backprop", tasks=64, unroll_length=length, width=8, remat=policy)
+        policy: contender("backprop", tasks=16, unroll_length=length, width=8, remat=policy)
         for policy in ("none", "step", "segment")
     }
     timings = in_turns({name: (function, state) for name, (function, state, _) in built.items()}, rounds=3)

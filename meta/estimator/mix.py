@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from pydantic import Field, SerializeAsAny, model_validator
 
 from l2o.registry import by_kind, register
-from meta.estimator.base import Estimator, EstimatorConfig
+from meta.estimator.base import Estimator, EstimatorConfig, nanmean
 
 Part = Annotated[SerializeAsAny[EstimatorConfig], by_kind(EstimatorConfig)]
 
@@ -46,6 +46,6 @@ class MixConfig(EstimatorConfig):
             estimates = [part.estimate(theta, s, family) for part, s in zip(parts, state, strict=True)]
             gradients, states, losses = zip(*estimates, strict=True)
             gradient = jax.tree.map(lambda *g: sum(w * a for w, a in zip(weights, g, strict=True)), *gradients)
-            return gradient, states, jnp.mean(jnp.stack(losses))
+            return gradient, states, nanmean(jnp.stack(losses))
 
         return Estimator(init, estimate, math.gcd(*(part.runs for part in parts)))

@@ -6,6 +6,7 @@ be meta-trained; and nothing is stored for a backward pass. The three estimators
 noise is drawn, and whether a run goes on from where its own perturbed meta-parameters led it.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -119,6 +120,7 @@ class PerturbedConfig(EstimatorConfig):
 
         def estimate(theta, state, family):
             due = jax.vmap(lambda run: runs_of.finished(run, family))(state.run)
+            due = self._by_task(lambda due: jnp.broadcast_to(due.any(1, keepdims=True), due.shape), axis, due)
 
             def fresh():
                 return jax.vmap(lambda k, n: start(theta, successor(k), successor(n), family))(state.run.key, state.key)
@@ -139,15 +141,18 @@ class PerturbedConfig(EstimatorConfig):
         """The losses, normalised among the runs of a task; a pair with a loss that is not finite weighs nothing."""
         if self.normalisation == "none":
             return losses
-        count = losses.shape[0]
-        if axis is not None:  # a task's pairs may lie on several devices
-            losses, finite = jax.lax.all_gather((losses, finite), axis, tiled=True)
-        grouped, mask = losses.reshape(-1, self.pairs, 2), finite.reshape(-1, self.pairs, 1)
-        scores = jax.vmap(std_scores if self.normalisation == "std" else rank_scores)(grouped, mask)
-        scores = scores.reshape(-1, 2)
-        if axis is None:
-            return scores
-        return jax.lax.dynamic_slice_in_dim(scores, jax.lax.axis_index(axis) * count, count)
+        scores = jax.vmap(std_scores if self.normalisation == "std" else rank_scores)
+        return self._by_task(lambda losses, finite: scores(losses, finite[..., None]), axis, losses, finite)
+
+    def _by_task(self, function: Callable[..., Array], axis: str | None, *values: Array) -> Array:
+        """Apply a function of [tasks, pairs, ...] to values [runs, ...], also where a task lies on several devices."""
+        count = values[0].shape[0]
+        scattered = axis is not None and count % self.pairs > 0
+        if scattered:
+            values = jax.lax.all_gather(values, axis, tiled=True)
+        out = function(*(value.reshape(-1, self.pairs, *value.shape[1:]) for value in values))
+        out = out.reshape(-1, *out.shape[2:])
+        return jax.lax.dynamic_slice_in_dim(out, jax.lax.axis_index(axis) * count, count) if scattered else out
 
 
 def std_scores(losses: Float[Array, "pairs 2"], mask: Array) -> Float[Array, "pairs 2"]:

@@ -336,6 +336,21 @@ def test_a_scan_equals_a_loop(kind):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), state, end)
 
 
+def test_the_pairs_of_a_task_stay_together_when_one_fails():
+    chosen, family = build(DESCENT, "pes", 6, 2, pairs=2, unroll_length=2), FixedConfig(length=6).family(QUADRATIC)
+    state, estimate = begin(chosen, 8, RATES, family)
+    _, state, _ = estimate(RATES, state, family)
+
+    def spoil(leaf):
+        return leaf.at[1].set(jnp.nan) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    run = state.run._replace(state=jax.tree.map(spoil, state.run.state))
+    _, state, _ = estimate(RATES, state._replace(run=run), family)
+    np.testing.assert_array_equal(state.run.step, [2, 2, 4, 4])
+    for leaf in jax.tree.leaves(state.run.params):
+        np.testing.assert_array_equal(leaf[0], leaf[1])
+
+
 # scores
 
 LOSSES = jnp.array([[3.0, 1.5], [0.25, 8.0], [2.0, -1.0], [0.5, 4.0]])
