@@ -49,16 +49,18 @@ class Rescaled(Wrapper):
         family_key, scale_key, objective_key = jax.random.split(key, 3)
         params = self.family.sample(family_key)
         leaves, tree = jax.tree.flatten(jax.eval_shape(lambda p: self.family.task(p).problem.start, params))
-        keys = jax.random.split(scale_key, len(leaves))
-        if self.config.per == "model":
-            keys = jnp.broadcast_to(keys[:1], keys.shape)
 
         def draw(key, like):
-            shape = like.shape if self.config.per == "coordinate" else ()
+            shape = like.shape if self.config.per == "coordinate" else [1] * like.ndim
             return jnp.exp(self.config.parameters * jax.random.uniform(key, shape, minval=-1.0))
 
-        scales = tree.unflatten([draw(k, like) for k, like in zip(keys, leaves, strict=True)])
-        return params, scales, jnp.exp(self.config.objective * jax.random.uniform(objective_key, minval=-1.0))
+        if self.config.per == "model":
+            one = draw(scale_key, jnp.zeros(()))
+            scales = [one.reshape([1] * like.ndim) for like in leaves]
+        else:
+            scales = [draw(k, like) for k, like in zip(jax.random.split(scale_key, len(leaves)), leaves, strict=True)]
+        factor = jnp.exp(self.config.objective * jax.random.uniform(objective_key, minval=-1.0))
+        return params, tree.unflatten(scales), factor
 
     def task(self, params):
         inner, scales, factor = params
@@ -68,8 +70,10 @@ class Rescaled(Wrapper):
             return jax.tree.map(jnp.multiply, z, scales)
 
         def evaluate(key, z):
-            evaluation = task.evaluate(key, outer(z))
-            gradient = jax.tree.map(lambda g, c: factor * c * g, evaluation.gradient, scales)
+            evaluation = task.evaluate(key, jax.tree.map(lambda a, c: a * c[None], z, scales))
+            gradient = evaluation.gradient
+            if gradient is not None:
+                gradient = jax.tree.map(lambda g, c: factor * c[None] * g, gradient, scales)
             return Evaluation(factor * evaluation.value, gradient)
 
         start = jax.tree.map(jnp.divide, task.problem.start, scales)

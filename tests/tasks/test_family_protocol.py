@@ -10,11 +10,19 @@ from l2o.core import population_size
 from tasks.family import FamilyConfig, TaskFamily
 
 KINDS = list(l2o.kinds(FamilyConfig))
+FIELDS = {
+    "mixture": {"families": [{"kind": "mlp_classifier"}, {"kind": "quadratic"}]},
+    "rescaled": {"family": {"kind": "quadratic"}, "parameters": 1.0, "per": "coordinate", "objective": 1.0},
+}
+
+
+def configured(kind):
+    return l2o.kinds(FamilyConfig)[kind](**FIELDS.get(kind, {}))
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def family(request):
-    return l2o.kinds(FamilyConfig)[request.param]().build()
+    return configured(request.param).build().parts[-1]
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +42,12 @@ def test_the_table_is_not_empty():
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_config_builds_both_splits_and_is_hashable(kind, split):
-    config = l2o.kinds(FamilyConfig)[kind]()
+    config = configured(kind)
     family = config.build(split)
     assert isinstance(family, TaskFamily)
-    assert jax.tree.leaves(jax.eval_shape(family.sample, jax.random.key(0)))
-    assert hash(config) == hash(l2o.kinds(FamilyConfig)[kind]())
+    for part in family.parts:
+        assert jax.tree.leaves(jax.eval_shape(part.sample, jax.random.key(0)))
+    assert hash(config) == hash(configured(kind))
 
 
 def test_the_family_is_a_pytree(family):
