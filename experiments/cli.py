@@ -118,17 +118,28 @@ def study(
     overrides: Set = None,
     out: Out = None,
     modules: Import = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the grid in --out.")] = False,
 ) -> None:
     """Compare optimizers on held-out tasks, each baseline tuned."""
-    from experiments import report, run
+    from experiments import grid, report, run
     from experiments import study as studies
-    from experiments.config import Study
+    from experiments.config import Grid, load_study
 
     import_modules(modules)
-    chosen = Study.load(config, overrides or [])
+    chosen = load_study(config, overrides or [])
     if optimizer:
         chosen = chosen.model_copy(update={"optimizers": tuple(optimizer)})
+    if resume and (out is None or not isinstance(chosen, Grid)):
+        raise UserError("--resume goes on with a study over a grid: expected such a study, and its directory as --out")
     out = out or run.fresh_directory(f"study_{Path(config).stem}")
+    if isinstance(chosen, Grid):
+        found = grid.run(chosen, out, say=lambda line: print(line, flush=True), resume=resume)
+        print_table(*report.grid_table(found))
+        for column in found["columns"]:
+            if column["learned"]:
+                print(grid.failures(column))
+        print(f"report: {out / 'report.html'}")
+        return
     results = studies.run(chosen, out, say=lambda line: print(line, flush=True))
     header, rows = report.summary(results)
     print_table(header, rows)
@@ -143,7 +154,7 @@ def study(
 def list_(modules: Import = None) -> None:
     """Shipped optimizers, baselines, task families, configs and studies, one line each."""
     import tasks
-    from experiments.config import Experiment, Study
+    from experiments.config import Experiment, Study, load_study
     from l2o.core import BaselineConfig, OptimizerConfig
     from meta.curriculum import HorizonConfig
     from meta.estimator import EstimatorConfig
@@ -167,7 +178,7 @@ def list_(modules: Import = None) -> None:
         "meta-optimizers (meta.optimizer)": _first_lines(LearnerConfig),
         "horizons (meta.horizon)": _first_lines(HorizonConfig),
         "configs (l2o train)": {name: Experiment.load(name).description for name in Experiment.names()},
-        "studies (l2o study)": {name: Study.load(name).description for name in Study.names()},
+        "studies (l2o study)": {name: load_study(name).description for name in Study.names()},
     }
     for title, entries in groups.items():
         print(title)

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, model_validator
@@ -16,9 +16,10 @@ from l2o.artifact import Loaded, load
 from l2o.core import BaselineConfig, OptimizerConfig
 from l2o.errors import UserError
 from l2o.files import exists
-from l2o.registry import Config, by_kind, kinds, nearest
+from l2o.registry import Config, by_kind, kinds, nearest, parse
 from meta.trainer import MetaConfig
 from tasks.family import FamilyConfig
+from tasks.supervised import Activation
 
 HERE = Path(__file__).parent
 Task = Annotated[SerializeAsAny[FamilyConfig], by_kind(FamilyConfig)]
@@ -42,7 +43,12 @@ class Document(Config):
 
     @classmethod
     def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Read a TOML file.
+        """Read and check a TOML file; see `read`."""
+        return cls.parse(*cls.read(name_or_path, overrides))
+
+    @classmethod
+    def read(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
+        """Read a TOML file: its contents with the overrides, and its name for errors.
 
         Args:
           name_or_path: a bundled name that `l2o list` shows, or a path.
@@ -68,7 +74,7 @@ class Document(Config):
             raise UserError(f"{path} is not valid TOML: {error}") from None
         for override in overrides:
             _assign(data, override)
-        return cls.parse(data, f"{path} with --set" if overrides else str(path))
+        return data, f"{path} with --set" if overrides else str(path)
 
     @classmethod
     def parse(cls, data: dict[str, Any], source: str) -> Self:
@@ -184,6 +190,106 @@ class Study(Document):
         if late:
             raise ValueError(f"step {late[0]} lies beyond the horizon of {self.horizon}")
         return self
+
+
+class GridTuneConfig(Config):
+    """How a grid chooses learning rates: by the mean log final loss on the training split of each cell.
+
+    Attributes:
+      low, high: ends of the rates that are tried, positive.
+      per_decade: rates in a factor of ten.
+      runs: runs each rate is tried on, in each cell; also how many are computed side by side.
+    """
+
+    low: float = Field(default=1e-3, gt=0)
+    high: float = Field(default=10.0, gt=0)
+    per_decade: int = Field(default=3, ge=1, le=100)
+    runs: int = Field(default=8, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low must be below high, found {self.low} and {self.high}")
+        return self
+
+
+class Centre(Config):
+    """The setting from which one factor at a time is changed."""
+
+    activation: Activation
+    architecture: str
+    horizon: int = Field(ge=1)
+
+
+class Corners(Config):
+    """All combinations of these are run too."""
+
+    activations: tuple[Activation, ...] = Field(default=(), strict=False)
+    architectures: tuple[str, ...] = Field(default=(), strict=False)
+    horizons: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), strict=False)
+
+
+class Grid(Document):
+    """A study over activations, architectures and horizons; `kind = "grid"` in a study's file.
+
+    Attributes:
+      seed: decides starts and minibatches, the same for every optimizer.
+      task: fields of the task family that all cells share.
+      activations, horizons: what is varied.
+      architectures: fields of the task family that make each architecture, by its name.
+      centre: see `Centre`; it also stands for the family that a person would tune on.
+      corners: see `Corners`.
+      cross: run every combination instead of one factor at a time and the corners.
+      runs: paired runs of every optimizer in each cell.
+      optimizers, baselines: as in `Study`.
+      reference: the baseline, at its best rate for the whole grid, that the others are divided by.
+      tune: how learning rates are chosen.
+      floor: losses are clipped here before the logarithm.
+    """
+
+    kind: Literal["grid"] = "grid"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    task: dict[str, Any]
+    activations: tuple[Activation, ...] = Field(min_length=1, strict=False)
+    architectures: dict[str, dict[str, Any]] = Field(min_length=1)
+    horizons: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, strict=False)
+    centre: Centre
+    corners: Corners = Corners()
+    cross: bool = False
+    runs: int = Field(default=16, ge=2)
+    optimizers: tuple[str, ...] = Field(default=(), strict=False)
+    baselines: tuple[Baseline, ...] = Field(default=(), strict=False)
+    reference: str = "adam"
+    tune: GridTuneConfig = GridTuneConfig()
+    floor: float = Field(default=1e-4, gt=0)
+
+    @classmethod
+    def folder(cls) -> Path:
+        return HERE / "studies"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in (self.centre.architecture, *self.corners.architectures):
+            if name not in self.architectures:
+                raise ValueError(f"architectures has no {name!r}{nearest(name, list(self.architectures))}")
+        for name, fields in self.architectures.items():
+            data = {**self.task, **fields, "activation": self.centre.activation}
+            try:
+                parse(FamilyConfig, data)
+            except ValidationError as error:
+                known = kinds(FamilyConfig).get(data.get("kind", ""), FamilyConfig)
+                raise ValueError(f"architectures.{name}: {explain(error, known, data)}") from None
+        return self
+
+
+def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study | Grid:
+    """A study of either kind.
+
+    Raises:
+      UserError: as `Document.load`.
+    """
+    data, source = Study.read(name_or_path, overrides)
+    return Grid.parse(data, source) if data.get("kind") == "grid" else Study.parse(data, source)
 
 
 def _assign(data: dict[str, Any], override: str) -> None:

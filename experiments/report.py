@@ -8,6 +8,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments import statistics
 from experiments.progress import duration
 from l2o.files import write_whole
@@ -203,3 +205,99 @@ def _comparisons(results: dict[str, Any], name: str) -> str:
         wins = f"{c['win_rate']:.0%} <small>[{c['win_rate_low']:.0%}, {c['win_rate_high']:.0%}]</small>"
         rows.append([html.escape(c["against"]), html.escape(c["measure"]), difference, wins])
     return table(["against", "measure", "paired difference", "runs won"], rows)
+
+
+def grid_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The main table of a grid as text: each column against the reference over all cells, best first."""
+
+    def shown(values: list[float]) -> str:
+        return f"{values[0]:.3g} [{values[1]:.3g}, {values[2]:.3g}]"
+
+    header = [
+        "optimizer", "rate", "final loss", "ratio to reference", "held-out ratio", "steps ratio", "cells won",
+        "worst cell", "diverged", "accuracy", "us/step",
+    ]  # fmt: skip
+    rows = []
+    for c in sorted(results["columns"], key=lambda column: column["ratio"][0]):
+        rates = sorted({cell["rate"] for cell in c["cells"] if cell["rate"] is not None})
+        rate = "learned" if c["learned"] else f"{rates[0]:.3g}" if len(rates) == 1 else "each" if rates else "-"
+        rows.append(
+            [
+                c["name"], rate, f"{c['loss'][0]:.3g}", shown(c["ratio"]), shown(c["heldout_ratio"]),
+                f"{c['steps_ratio']:.2f}", f"{c['cells_won']:.0%}", f"{c['worst']['ratio']:.3g} ({c['worst']['cell']})",
+                str(c["diverged"]), f"{c['accuracy']:.4f}", f"{c['microseconds']:.0f}",
+            ]
+        )  # fmt: skip
+    return header, rows
+
+
+def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[dict[str, Any]]], cells: list) -> None:
+    """heatmap.png, curves.png, profile.png and report.html of a grid."""
+    from experiments.grid import failures
+
+    columns = sorted(results["columns"], key=lambda column: column["ratio"][0])
+    names = [column["name"] for column in columns]
+    ratios = np.log10([[max(cell["ratio"][0], 1e-30) for cell in column["cells"]] for column in columns])
+    plt, figure = _figure(4 + 0.42 * len(cells), 2.5 + 0.3 * len(columns))
+    axes = figure.subplots()
+    drawn = axes.imshow(np.clip(ratios, -3, 3), cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto")
+    axes.set_xticks(range(len(cells)), [cell.name for cell in cells], rotation=90, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    figure.colorbar(drawn, label=f"log10 of final loss / {results['reference']}")
+    figure.savefig(out / "heatmap.png", dpi=110)
+    plt.close(figure)
+
+    learned = [column["name"] for column in columns if column["learned"]]
+    shown = [*learned, results["reference"], *[n for n in names if n.endswith("-cosine (grid)")]]
+    across = 4
+    down = -(-len(cells) // across)
+    plt, figure = _figure(4 * across, 2.6 * down)
+    for axes, (index, cell) in zip(figure.subplots(down, across, squeeze=False).flat, enumerate(cells), strict=False):
+        for name in shown:
+            values = np.nan_to_num(rows[name][index]["value"].astype(float), nan=1e3, posinf=1e3)
+            width = max(1, cell.horizon // 50)
+            smooth = np.log(np.clip(values[:, 1:], study.floor, 1e3))
+            smooth = smooth[:, : smooth.shape[1] // width * width].reshape(len(values), -1, width).mean((0, 2))
+            axes.plot(np.arange(len(smooth)) * width, np.exp(smooth), lw=1.8 if name in learned else 1, label=name)
+        axes.set(yscale="log", title=cell.name)
+        axes.title.set_fontsize(9)
+    figure.axes[0].legend(fontsize=6)
+    figure.savefig(out / "curves.png", dpi=80)
+    plt.close(figure)
+
+    header, body_rows = grid_table(results)
+    body = [
+        f"<p>{html.escape(study.description)}</p>", image(out / "heatmap.png", "log ratio of final loss per cell"),
+        f"<h2>Over the grid</h2>{table(header, [[html.escape(c) for c in row] for row in body_rows], learned)}",
+        f"<p><small>{_grid_notes(study, results)}</small></p>",
+        "<h2>Where the learned ones fail</h2>",
+        *(f"<p>{html.escape(failures(column))}.</p>" for column in columns if column["learned"]),
+        f"<h2>Curves</h2>{image(out / 'curves.png', 'training loss by step in every cell')}",
+        "<h2>Final loss by cell</h2>",
+    ]  # fmt: skip
+    cell_rows = []
+    for index, cell in enumerate(cells):
+        values = [
+            f"{c['cells'][index]['loss']:.3g} <small>{c['cells'][index]['ratio'][0]:.2g}x</small>" for c in columns
+        ]
+        cell_rows.append([cell.name, *values])
+    body.append(table(["cell", *names], cell_rows))
+    body.append("<h2>Held-out loss and accuracy by cell</h2>")
+    cell_rows = []
+    for index, cell in enumerate(cells):
+        some = [c["cells"][index] for c in columns]
+        cell_rows.append([cell.name, *(f"{s['heldout_loss']:.3g} <small>{s['accuracy']:.3f}</small>" for s in some)])
+    body.append(table(["cell", *names], cell_rows))
+    write_whole(out / "report.html", page(f"Study {out.name}", "".join(body)))
+
+
+def _grid_notes(study: Any, results: dict[str, Any]) -> str:
+    tune, reference = study.tune, html.escape(results["reference"])
+    return (
+        f"{len(results['cells'])} cells, {study.runs} runs each; geometric means, 95 % intervals over runs; lower is"
+        f" better. Final loss: mean over the last 20th of a run, clipped to [{study.floor:g}, 1000]. Ratios are to "
+        f"{reference}. Steps ratio: steps until the smoothed loss reaches the reference's final loss, against the "
+        "reference; twice the horizon where it never does. Learning rates were chosen on the training split among "
+        f"{tune.per_decade} per decade from {tune.low:g} to {tune.high:g}: on the centre cell, at the one rate best "
+        "over the grid, and on each cell itself. us/step: microseconds for one step of one run, in batches."
+    )

@@ -16,8 +16,15 @@ from l2o.errors import UserError
 
 def scores(results: dict[str, Any]) -> dict[str, Any]:
     """What a study says, short enough for provenance: its table, and the learning rates it tuned."""
-    header, rows = report.summary(results)
     study = results["study"]
+    if study.get("kind") == "grid":
+        header, rows = report.grid_table(results)
+        return {
+            "study": {name: study[name] for name in ("description", "seed", "runs", "task", "tune", "floor")},
+            "cells": ["-".join(map(str, cell.values())) for cell in results["cells"]],
+            "table": [dict(zip(header, row, strict=True)) for row in rows],
+        }
+    header, rows = report.summary(results)
     return {
         "study": {name: study[name] for name in ("description", "seed", "runs", "horizon", "task")},
         "table": [dict(zip(header, row, strict=True)) for row in rows],

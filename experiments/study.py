@@ -12,7 +12,7 @@ import numpy as np
 
 import l2o
 from experiments import report, statistics
-from experiments.config import Study
+from experiments.config import Grid, GridTuneConfig, Study, TuneConfig
 from experiments.run import claim
 from l2o.core import BaselineConfig
 from l2o.errors import UserError
@@ -43,7 +43,7 @@ class Column(NamedTuple):
     sha256: str = ""
 
 
-def columns(study: Study) -> list[Column]:
+def columns(study: Study | Grid) -> list[Column]:
     """The optimizers of a study, learned ones first.
 
     Raises:
@@ -60,7 +60,7 @@ def columns(study: Study) -> list[Column]:
             label = name
         found.append(Column(label, loaded.learned.bind, loaded.theta, tuned=False, learned=True, sha256=loaded.sha256))
     asked = [column.name for column in found]
-    found += [_baseline(baseline) for baseline in study.baselines if baseline.kind not in asked]
+    found += [_baseline(baseline) for baseline in study.baselines if baseline.label not in asked]
     if not found:
         raise UserError("the study has no optimizers, expected some in optimizers or baselines, or --optimizer")
     labels = [column.name for column in found]
@@ -72,9 +72,9 @@ def columns(study: Study) -> list[Column]:
 
 def _baseline(baseline: Any) -> Column:
     if "learning_rate" not in type(baseline).model_fields:
-        return Column(baseline.kind, lambda _: baseline.build(), None, tuned=False, learned=False)
+        return Column(baseline.label, lambda _: baseline.build(), None, tuned=False, learned=False)
     rate = baseline.learning_rate
-    return Column(baseline.kind, baseline.build, rate, tuned=rate is None, learned=False)
+    return Column(baseline.label, baseline.build, rate, tuned=rate is None, learned=False)
 
 
 def measures(study: Study) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
@@ -84,9 +84,8 @@ def measures(study: Study) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     return {**steps, **means}
 
 
-def grid(study: Study) -> np.ndarray:
+def rates_of(tune: TuneConfig | GridTuneConfig) -> np.ndarray:
     """The learning rates that are tried: powers of ten, `per_decade` of them to a decade."""
-    tune = study.tune
     first, last = (round(math.log10(end) * tune.per_decade) for end in (tune.low, tune.high))
     return 10.0 ** (np.arange(first, last + 1) / tune.per_decade)
 
@@ -97,7 +96,7 @@ def tune(study: Study, column: Column, family: Any, say: Say) -> dict[str, float
     Raises:
       UserError: no rate of the grid gives a finite loss.
     """
-    rates, reported = grid(study), measures(study)
+    rates, reported = rates_of(study.tune), measures(study)
     chosen_by = dict.fromkeys(reported, "")
     candidates = dict(reported)
     if study.tune.measure == "each":
@@ -160,7 +159,7 @@ def run(study: Study, out: Path, say: Say = print) -> dict[str, Any]:
     rows, curves = [], {}
     for column in found:
         rates = tune(study, column, train, say) if column.tuned else dict.fromkeys(names, column.argument)
-        if column.tuned and {grid(study)[0], grid(study)[-1]} & set(rates.values()):
+        if column.tuned and {rates_of(study.tune)[0], rates_of(study.tune)[-1]} & set(rates.values()):
             at_the_edge.append(column.name)
         if column.tuned or (not column.learned and column.argument is not None):
             chosen[column.name] = rates

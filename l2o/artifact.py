@@ -129,11 +129,12 @@ def save(path: str | Path, config: OptimizerConfig, theta: Theta, provenance: di
     return path
 
 
-def load(name_or_dir: str | Path, also: Sequence[str] = ()) -> Loaded:
+def load(name_or_dir: str | Path = "mlp", also: Sequence[str] = ()) -> Loaded:
     """Load a shipped optimizer by name, or one of your own from a directory.
 
     Args:
-      name_or_dir: a name that `l2o list` shows, a run directory, or an artifact directory.
+      name_or_dir: a name that `l2o list` shows, a run directory, or an artifact directory; by default the gradient
+        optimizer that generalizes best.
       also: other names that a caller accepts, for the message.
 
     Raises:

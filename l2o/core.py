@@ -39,16 +39,22 @@ class Problem(NamedTuple):
     context: Any = None
 
 
+JUDGE = 3  # folded into an evaluation's key for what only a meta-loss scores
+
+
 class Evaluation(NamedTuple):
     """What an optimizer is told about its n queries.
 
     Attributes:
       value: objective values, always minimised; NaN or +inf marks a failed query.
       gradient: gradients with a leading axis n, or None for black-box tasks.
+      judged: what a meta-loss scores in place of the value, for example a loss on data that the gradient never sees;
+        None where that is the value itself. It is never told to an optimizer.
     """
 
     value: Float[Array, "n"]
     gradient: X | None = None
+    judged: Float[Array, "n"] | None = None
 
 
 class Optimizer(NamedTuple):
@@ -114,8 +120,17 @@ class Task(NamedTuple):
     info: dict[str, Any] = {}
 
     @classmethod
-    def from_loss(cls, loss: Callable[[PRNGKeyArray, X], Float[Array, ""]], problem: Problem, **kwargs) -> "Task":
+    def from_loss(
+        cls,
+        loss: Callable[[PRNGKeyArray, X], Float[Array, ""]],
+        problem: Problem,
+        *,
+        judge: Callable[[PRNGKeyArray, X, Float[Array, ""]], Float[Array, ""]] | None = None,
+        **kwargs,
+    ) -> "Task":
         """A differentiable task from `loss(key, x) -> scalar`. The one place where inner gradients are taken.
+
+        With `judge(key, x, value)` a meta-loss scores what that returns, see `Evaluation.judged`.
 
         For n = 1 the leading axis is squeezed rather than vmapped over, which keeps a lifted optimizer equal to a
         plain loop to the last bit.
@@ -125,9 +140,16 @@ class Task(NamedTuple):
         def evaluate(key: PRNGKeyArray, x: X) -> Evaluation:
             n = population_size(x)
             if n == 1:
-                value, gradient = value_and_grad(key, jax.tree.map(lambda a: a[0], x))
-                return Evaluation(value[None], jax.tree.map(lambda a: a[None], gradient))
-            return Evaluation(*jax.vmap(value_and_grad)(jax.random.split(key, n), x))
+                point = jax.tree.map(lambda a: a[0], x)
+                value, gradient = value_and_grad(key, point)
+                judged = None if judge is None else judge(jax.random.fold_in(key, JUDGE), point, value)[None]
+                return Evaluation(value[None], jax.tree.map(lambda a: a[None], gradient), judged)
+            keys = jax.random.split(key, n)
+            value, gradient = jax.vmap(value_and_grad)(keys, x)
+            if judge is None:
+                return Evaluation(value, gradient)
+            judge_keys = jax.vmap(lambda k: jax.random.fold_in(k, JUDGE))(keys)
+            return Evaluation(value, gradient, jax.vmap(judge)(judge_keys, x, value))
 
         return cls(problem, evaluate, **kwargs)
 

@@ -22,7 +22,7 @@ def everything(x: X, evaluation: Evaluation) -> tuple[X, Evaluation]:
 
 def values_only(x: X, evaluation: Evaluation) -> tuple[X, Evaluation]:
     """Keep values alone: what one wants when x is a large network."""
-    return None, Evaluation(evaluation.value, None)
+    return None, Evaluation(evaluation.value, None, evaluation.judged)
 
 
 def query(
@@ -91,7 +91,8 @@ def unroll(
     def round_(state: State, t: Int[Array, ""]):
         key = jax.random.wrap_key_data(data, impl=impl)
         x, evaluation, state = query(optimizer, task, state, key, t, stop_gradient=stop_gradient)
-        state = optimizer.tell(jax.random.fold_in(jax.random.fold_in(key, t), 2), state, x, evaluation)
+        told = evaluation._replace(judged=None)
+        state = optimizer.tell(jax.random.fold_in(jax.random.fold_in(key, t), 2), state, x, told)
         return state, (*record(x, evaluation), t <= task.problem.horizon)
 
     state, (x, evaluation, mask) = _scan(round_, state, jnp.arange(steps) + offset, remat)

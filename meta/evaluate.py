@@ -64,8 +64,11 @@ def evaluate(
         if measure:
             out |= task.measure(measure_key, point)
         if objective is not None:
-            values = jnp.append(run.evaluation.value, last.value[None], axis=0)
-            history = Trajectory(None, Evaluation(values), jnp.ones(horizon + 1, bool))
+            whole = [
+                Evaluation(e.value, None, e.judged) for e in (run.evaluation, jax.tree.map(lambda a: a[None], last))
+            ]
+            values = jax.tree.map(lambda a, b: jnp.append(a, b, axis=0), *whole)
+            history = Trajectory(None, values, jnp.ones(horizon + 1, bool))
             out["objective"] = accumulate(objective, objective.init(task), history)[1][1:].mean()
         return out
 

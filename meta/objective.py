@@ -12,7 +12,7 @@ from l2o.registry import Config, register
 
 
 class ObjectiveConfig(Config):
-    """Room of the objectives. The value of a query round is the smallest of its n values.
+    """Room of the objectives. The value of a query round is the smallest of its n values (or judged values).
 
     Attributes:
       log: take the natural logarithm of the values, so that late, small losses count as much as early ones.
@@ -25,7 +25,7 @@ class ObjectiveConfig(Config):
 
     def value(self, evaluation: Evaluation) -> Float[Array, ""]:
         """The scalar that a round of queries contributes."""
-        value = jnp.min(evaluation.value)
+        value = jnp.min(evaluation.value if evaluation.judged is None else evaluation.judged)
         return jnp.log(jnp.maximum(value, self.floor)) if self.log else value
 
     def build(self) -> Objective:

@@ -74,7 +74,8 @@ class Rescaled(Wrapper):
             gradient = evaluation.gradient
             if gradient is not None:
                 gradient = jax.tree.map(lambda g, c: factor * c[None] * g, gradient, scales)
-            return Evaluation(factor * evaluation.value, gradient)
+            judged = None if evaluation.judged is None else factor * evaluation.judged
+            return Evaluation(factor * evaluation.value, gradient, judged)
 
         start = jax.tree.map(jnp.divide, task.problem.start, scales)
         return task._replace(

@@ -41,6 +41,9 @@ class ClassifierConfig(FamilyConfig):
       init: "normal" draws every weight and bias from N(0, start_scale^2); "lecun" takes haiku's default, times
         start_scale.
       start_scale: see `init`.
+      validation: weight w of a validation loss in what a meta-loss scores, `training^(1 - w) validation^w`, in [0, 1].
+        When it is positive, minibatches are drawn from four fifths of the images, and validation minibatches from the
+        others.
     """
 
     dataset: Annotated[SerializeAsAny[DatasetConfig], by_kind(DatasetConfig)] = DigitsConfig()
@@ -49,6 +52,7 @@ class ClassifierConfig(FamilyConfig):
     batch_size: int = Field(default=128, ge=1, le=1_000_000)
     init: Literal["normal", "lecun"] = "normal"
     start_scale: float = Field(default=0.1, ge=0)
+    validation: float = Field(default=0.0, ge=0, le=1)
 
     def network(
         self, images: Float[Array, "batch h w c"], classes: int, activation: Callable[[Array], Array]
@@ -165,9 +169,19 @@ class Classifier(TaskFamily):
         weights, number = (params, 0) if len(self._activations) == 1 else params
         data, network = self.data, self._network(number)
 
-        def loss(key, weights):
-            rows = jax.random.randint(key, (self.config.batch_size,), 0, data.labels.shape[0])
+        share, images = self.config.validation, data.labels.shape[0]
+        seen = images if share == 0 else images * 4 // 5
+
+        def on(key, weights, first, last):
+            rows = jax.random.randint(key, (self.config.batch_size,), first, last)
             return self._mean_loss(network.apply(weights, data.images[rows]), data.labels[rows])
+
+        def loss(key, weights):
+            return on(key, weights, 0, seen)
+
+        def judge(key, weights, value):
+            validation = jnp.maximum(on(key, weights, seen, images), 0)  # rounding can leave a loss below zero
+            return jnp.maximum(value, 0) ** (1 - share) * validation**share
 
         def measure(key, weights) -> dict[str, Any]:
             del key
@@ -177,7 +191,7 @@ class Classifier(TaskFamily):
                 "heldout_accuracy": jnp.mean(jnp.argmax(logits, -1) == data.heldout_labels),
             }
 
-        return Task.from_loss(loss, Problem(Space.free(), weights), measure=measure)
+        return Task.from_loss(loss, Problem(Space.free(), weights), measure=measure, judge=judge if share else None)
 
     def _mean_loss(self, logits: Float[Array, "batch classes"], labels: Array) -> Float[Array, ""]:
         if self.config.loss == "cross_entropy":

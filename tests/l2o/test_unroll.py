@@ -206,3 +206,23 @@ def test_a_black_box_task_unrolls_and_refuses_optimizers_that_need_gradients():
     adam = from_optax(optax.adam(0.1))
     with pytest.raises(TypeError, match="needs gradients"):
         unroll(adam, blind, adam.init(jax.random.key(0), blind.problem), jax.random.key(1), 4)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_what_is_judged_is_recorded_and_never_told(n):
+    judged = Task.from_loss(loss, task().problem, judge=lambda key, x, value: value + jnp.sum(x["v"]) + 7)
+    search = random_search(n)
+
+    def tell(key, state, x, evaluation):
+        assert evaluation.judged is None
+        return search.tell(key, state, x, evaluation)
+
+    optimizer = Optimizer(search.init, search.ask, tell)
+    runs = []
+    for one in (judged, task()):
+        state = optimizer.init(jax.random.key(0), one.problem)
+        runs.append(unroll(optimizer, one, state, jax.random.key(1), 4)[1])
+    (x, found, _), (_, plain, _) = runs
+    np.testing.assert_array_equal(found.value, plain.value)
+    assert plain.judged is None and values_only(x, found)[1].judged is found.judged
+    np.testing.assert_allclose(found.judged, found.value + x["v"].sum(-1) + 7, rtol=1e-6)

@@ -121,3 +121,12 @@ def test_the_offset_and_the_horizon_are_data(kind):
 def test_impossible_settings_are_refused(make):
     with pytest.raises(ValueError):
         make()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_judged_takes_the_place_of_the_value(name, values):
+    objective = CASES[name][0]().build()
+    plain, other = history(values), history(values)
+    other = other._replace(evaluation=Evaluation(jnp.full(values.shape, jnp.nan), None, jnp.asarray(values)))
+    _, expected = accumulate(objective, objective.init(task()), plain)
+    np.testing.assert_array_equal(accumulate(objective, objective.init(task()), other)[1], expected)
