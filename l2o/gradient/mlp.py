@@ -105,7 +105,9 @@ class Layout:
 
     def rms(self, x: Float[Array, "*k n"]) -> Float[Array, "*k L"]:
         """The root mean square of each tensor."""
-        return jnp.sqrt(self.mean(x**2))
+        square = self.mean(x**2)
+        # the derivative of a root at zero is infinite, and a tensor without any gradient is common
+        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
     def normalised(self, x: Float[Array, "*k n"]) -> Float[Array, "*k n"]:
         """With root mean square 1 in each tensor, zero where the tensor is."""
@@ -223,7 +225,9 @@ def _observe(layout: Layout, state: MLPState, g: Float[Array, "n"], value: Any) 
             rows, columns = old
             old = (decay * rows + (1 - decay) * square.mean(1), decay * columns + (1 - decay) * square.mean(0))
         factored.append(old)
-    loss = jnp.zeros(()) if value is None else jnp.nan_to_num(jnp.asarray(value, jnp.float32))
+    loss = (
+        jnp.zeros(()) if value is None else jnp.nan_to_num(jnp.asarray(value, jnp.float32), posinf=1e30, neginf=-1e30)
+    )
     losses = LOSSES * state.losses + (1 - LOSSES) * loss
     first = jnp.where(state.age == 0, loss, state.first)
     return MLPState(m, v, tuple(factored), state.scale, losses, first, state.age + 1)
@@ -242,7 +246,7 @@ def _directions(
     for shape, moments, momentum, ahead, direction in parts:
         if shape:
             rows, columns = moments
-            root = jnp.sqrt(rows[:, None] * columns[None] / (rows.mean() + TINY**2)) + TINY
+            root = jnp.sqrt(rows / (rows.mean() + TINY**2))[:, None] * jnp.sqrt(columns)[None] + TINY
             factored.append((momentum.reshape(shape) / root).ravel())
             prior.append(orthogonalised(ahead.reshape(shape)).ravel())
         else:

@@ -10,7 +10,7 @@ from flax import linen as nn
 
 import l2o
 from l2o import Problem, Space, Task, from_optax, unroll
-from l2o.baselines.optax import TunedConfig
+from l2o.baselines.optax import TunedConfig, _matrices
 from l2o.gradient.lstm import LSTMConfig
 
 PARAMS = {
@@ -130,6 +130,68 @@ def test_a_tuned_baseline_needs_a_learning_rate_and_takes_a_traced_one(kind):
     grid = jax.vmap(lambda rate: last(rate, TUNED[kind]().build))(jnp.array([0.01, 0.1]))
     for found, rate in zip(grid, (0.01, 0.1), strict=True):
         np.testing.assert_allclose(found, last(rate, lambda r: TUNED[kind](learning_rate=r).build()), rtol=1e-5)
+
+
+SCHEDULED = {
+    "sgd": optax.sgd,
+    "adam": optax.adam,
+    "muon": lambda rate: optax.contrib.muon(rate, muon_weight_dimension_numbers=_matrices),
+}
+
+
+@pytest.mark.parametrize("kind", SCHEDULED)
+def test_a_cosine_schedule_is_that_of_optax(kind):
+    """Also beyond the horizon, where it stays at zero, and with the horizon as data."""
+    config = TUNED[kind](learning_rate=0.05, schedule="cosine")
+
+    @jax.jit
+    def ours(horizon):
+        problem = Problem(Space.free(), PARAMS, horizon=horizon)
+        optimizer = config.build()
+        state = optimizer.init(jax.random.key(0), problem)
+        return unroll(optimizer, Task.from_loss(loss, problem), state, jax.random.key(1), 12)[1].x
+
+    horizons = (8, 30) if kind == "sgd" else (8,)
+    for horizon in horizons:
+        tx = SCHEDULED[kind](optax.cosine_decay_schedule(0.05, horizon))
+        x = plain_loop(tx, jax.random.key(1), 12)[1][0]
+        found = jax.tree.map(lambda a: a[:, 0], ours(jnp.asarray(horizon)))
+        assert_close(found, x, rtol=1e-4, atol=1e-5)
+        still = jax.tree.map(lambda a: np.allclose(a[8:], a[8:9], atol=1e-6), found)
+        assert all(jax.tree.leaves(still)) == (horizon == 8)
+
+
+def test_labels():
+    assert TUNED["adam"]().label == "adam" and TUNED["adam"](learning_rate=0.1).label == "adam"
+    assert TUNED["adam"](schedule="cosine").label == "adam-cosine"
+
+
+def test_muon_orthogonalises_matrices_alone():
+    """The rest gets Adam, in optax with Nesterov's momentum; empty leaves and those with one axis do not stop it."""
+    tx, adam = TUNED["muon"](beta=0.9).transformation(0.05), optax.adam(0.05, nesterov=True)
+    update = jax.jit(tx.update)(gradient(), tx.init(PARAMS), PARAMS)[0]
+    expected = jax.jit(adam.update)(gradient(), adam.init(PARAMS), PARAMS)[0]
+    assert jax.tree.map(jnp.shape, update) == jax.tree.map(jnp.shape, PARAMS)
+    assert_close({k: v for k, v in update.items() if k != "w"}, {k: v for k, v in expected.items() if k != "w"}, 1e-3)
+    singular = np.linalg.svd(update["w"], compute_uv=False) / (0.05 * np.sqrt(3 / 2))
+    assert singular.min() > 0.6 and singular.max() < 1.3
+
+
+@pytest.mark.parametrize(("kind", "rate"), [("lion", 0.02), ("muon", 0.05), ("prodigy", 1.0)])
+def test_a_baseline_lowers_a_quadratic(kind, rate):
+    optimizer, start = TUNED[kind](learning_rate=rate).build(), {"w": jnp.ones((3, 2)), "b": -jnp.ones(3)}
+    problem = Problem(Space.free(), start)
+
+    def quadratic(key, x):
+        return jnp.sum((x["w"] - 0.5) ** 2) + jnp.sum(x["b"] ** 2)
+
+    @jax.jit
+    def play():
+        state = optimizer.init(jax.random.key(0), problem)
+        return unroll(optimizer, Task.from_loss(quadratic, problem), state, jax.random.key(1), 100)[1]
+
+    values = play().evaluation.value[:, 0]
+    assert values[-10:].max() < 0.1 * values[0]
 
 
 def test_a_lifted_lstm_equals_a_plain_loop():

@@ -1,4 +1,6 @@
+import dataclasses
 from math import erf
+from typing import Any
 
 import haiku as hk
 import jax
@@ -287,3 +289,98 @@ def test_lecun_start_is_haikus_default_times_the_scale():
 def test_impossible_settings_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         MLPClassifierConfig(**fields)
+
+
+# several activations
+
+
+def test_each_task_draws_one_of_several_activations():
+    names = ("relu", "tanh", "swish")
+    fields: dict[str, Any] = {"width": 5, "depth": 2, "start_scale": 1.0, "batch_size": 6}
+    several = small(MLPClassifierConfig(activation=names, **fields))
+    weights, numbers = jax.jit(jax.vmap(several.sample))(jax.random.split(jax.random.key(21), 60))
+    assert np.bincount(numbers, minlength=3).min() > 8
+
+    @jax.jit
+    def judged(family, params, x):
+        task = family.task(params)
+        at = jax.tree.map(lambda a: a[None], x)
+        return task.problem.start, task.evaluate(jax.random.key(22), at), task.measure(jax.random.key(23), x)
+
+    values = []
+    x = jax.tree.map(lambda a: a[0], weights)
+    for number, name in enumerate(names):
+        found = judged(several, (x, jnp.asarray(number)), x)
+        expected = judged(small(MLPClassifierConfig(activation=name, **fields)), x, x)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, expected)
+        values.append(float(found[1].value[0]))
+    assert min(np.diff(sorted(values))) > 1e-4, "the comparison above would see another activation"
+
+
+def test_a_batch_of_tasks_with_different_activations_is_one_vmap():
+    family = small(MLPClassifierConfig(width=5, activation=["relu", "sigmoid"], start_scale=1.0))
+    params = jax.vmap(family.sample)(jax.random.split(jax.random.key(24), 6))
+    assert len(set(params[1].tolist())) == 2
+
+    def measured(params):
+        return family.task(params).measure(jax.random.key(25), params[0])["heldout_loss"]
+
+    found = jax.jit(jax.vmap(measured))(params)
+    expected = [measured(jax.tree.map(lambda a, i=i: a[i], params)) for i in range(6)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_one_activation_in_a_list_is_that_activation():
+    alone, listed = (small(MLPClassifierConfig(activation=a)) for a in ("tanh", ["tanh"]))
+    params = alone.sample(jax.random.key(26))
+    jax.tree.map(np.testing.assert_array_equal, listed.sample(jax.random.key(26)), params)
+    for bad in ([], ["tanh", "sine"]):
+        with pytest.raises(ValueError, match="activation"):
+            MLPClassifierConfig(activation=bad)
+
+
+@pytest.mark.parametrize(("residual", "layer_norm"), [(True, False), (False, True), (True, True)])
+def test_residual_and_normalised_layers_equal_numpy(residual, layer_norm):
+    config = MLPClassifierConfig(
+        width=6, depth=3, activation="tanh", start_scale=0.7, residual=residual, layer_norm=layer_norm
+    )
+    family = small(config)
+    params = family.sample(jax.random.key(27))
+    measured = family.task(params).measure(jax.random.key(28), params)
+    x = np.asarray(family.data.heldout_images, np.float64).reshape(7, -1)
+    for i, suffix in enumerate(("", "_1", "_2")):
+        y = x @ np.asarray(params[f"linear{suffix}"]["w"]) + np.asarray(params[f"linear{suffix}"]["b"])
+        if layer_norm:
+            norm = params[f"layer_norm{suffix}"]
+            y = (y - y.mean(-1, keepdims=True)) / np.sqrt(y.var(-1, keepdims=True) + 1e-5)
+            y = y * np.asarray(norm["scale"]) + np.asarray(norm["offset"])
+        x = np.tanh(y) + (x if residual and i else 0)
+    logits = x @ np.asarray(params["linear_3"]["w"]) + np.asarray(params["linear_3"]["b"])
+    expected = numpy_loss("cross_entropy", logits, np.asarray(family.data.heldout_labels))
+    np.testing.assert_allclose(measured["heldout_loss"], expected, rtol=1e-5)
+    assert ("layer_norm_2" in params) == layer_norm
+
+
+def test_normalised_layers_start_as_haiku_starts_them():
+    params = small(MLPClassifierConfig(layer_norm=True, init="lecun", start_scale=1.0)).sample(jax.random.key(29))
+    np.testing.assert_array_equal(params["layer_norm"]["scale"], 1)
+    np.testing.assert_array_equal(params["layer_norm"]["offset"], 0)
+
+
+@pytest.mark.parametrize("weight", [0.25, 1.0])
+def test_validation_images_are_judged_and_never_learned_from(weight):
+    """The last fifth of the images is set to NaN: the gradient does not notice, what is judged does."""
+    config = MLPClassifierConfig(width=3, batch_size=16, validation=weight)
+    family, key = config.build(), jax.random.key(40)
+    weights = family.sample(jax.random.key(41))
+    point = jax.tree.map(lambda a: a[None], weights)
+    whole = jax.jit(family.task(weights).evaluate)(key, point)
+    kept = family.data.labels.shape[0] * 4 // 5
+    spoilt = dataclasses.replace(family, data=family.data._replace(images=family.data.images.at[kept:].set(jnp.nan)))
+    other = jax.jit(spoilt.task(weights).evaluate)(jax.random.clone(key), point)
+    np.testing.assert_array_equal(other.value, whole.value)
+    jax.tree.map(np.testing.assert_array_equal, other.gradient, whole.gradient)
+    assert np.isnan(other.judged).all() and np.isfinite(whole.judged).all()
+    alone = dataclasses.replace(family, config=config.model_copy(update={"validation": 1.0}))
+    validation = jax.jit(alone.task(weights).evaluate)(jax.random.clone(key), point).judged
+    np.testing.assert_allclose(whole.judged, whole.value ** (1 - weight) * validation**weight, rtol=1e-5)
