@@ -165,6 +165,7 @@ def _tune(grid: Grid, cell: Cell, column: Column, path: Path) -> np.ndarray:
     for rate in rates_of(grid.tune):
         values, _ = runner(float(rate), "train", grid.tune.runs)
         scores.append(log_loss(final(values["value"]), grid.floor).mean())
+    jax.clear_caches()  # hundreds of programs in one process are more than its memory map can hold
     _save(path, scores=np.array(scores))
     return np.array(scores)
 
@@ -181,6 +182,7 @@ def _test(grid: Grid, cell: Cell, column: Column, path: Path, arguments: list[An
         values, seconds = runner(argument, "test", grid.runs)
         known |= {f"{name}/{key}": value for key, value in values.items()} | {f"{name}/seconds": np.array(seconds)}
         _save(path, **known)
+        jax.clear_caches()
     return [
         {key.removeprefix(f"{name}/"): value for key, value in known.items() if key.startswith(f"{name}/")}
         | {"rate": argument if isinstance(argument, float) else None}

@@ -252,7 +252,10 @@ def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[di
     across = 4
     down = -(-len(cells) // across)
     plt, figure = _figure(4 * across, 2.6 * down)
-    for axes, (index, cell) in zip(figure.subplots(down, across, squeeze=False).flat, enumerate(cells), strict=False):
+    places = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes in places[len(cells) :]:
+        axes.set_axis_off()
+    for axes, (index, cell) in zip(places, enumerate(cells), strict=False):
         for name in shown:
             values = np.nan_to_num(rows[name][index]["value"].astype(float), nan=1e3, posinf=1e3)
             width = max(1, cell.horizon // 50)
