@@ -131,28 +131,36 @@ def _measure(value: Any) -> str | int:
     raise ValueError(f'found {value!r}, expected "each", "mean" or a step of at least 1')
 
 
-class TuneConfig(Config):
-    """How a study chooses the learning rate of each baseline, on the training family.
+class RatesConfig(Config):
+    """The learning rates that are tried.
 
     Attributes:
-      low, high: ends of the grid, positive.
-      per_decade: grid points in a factor of ten.
-      runs: tasks each grid point is tried on.
-      measure: "each" chooses a rate for every reported measure apart (the strictest for a learned optimizer), "mean"
-        or the number of a step choose one rate for all.
+      low, high: their ends, positive.
+      per_decade: how many in a factor of ten.
     """
 
     low: float = Field(default=1e-3, gt=0)
     high: float = Field(default=30.0, gt=0)
     per_decade: int = Field(default=10, ge=1, le=100)
-    runs: int = Field(default=32, ge=1)
-    measure: Annotated[str | int, PlainValidator(_measure)] = "each"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.low >= self.high:
             raise ValueError(f"low must be below high, found {self.low} and {self.high}")
         return self
+
+
+class TuneConfig(RatesConfig):
+    """How a study chooses the learning rate of each baseline, on the training family.
+
+    Attributes:
+      runs: tasks each rate is tried on.
+      measure: "each" chooses a rate for every reported measure apart (the strictest for a learned optimizer), "mean"
+        or the number of a step choose one rate for all.
+    """
+
+    runs: int = Field(default=32, ge=1)
+    measure: Annotated[str | int, PlainValidator(_measure)] = "each"
 
 
 class Study(Document):
@@ -192,25 +200,16 @@ class Study(Document):
         return self
 
 
-class GridTuneConfig(Config):
+class GridTuneConfig(RatesConfig):
     """How a grid chooses learning rates: by the mean log final loss on the training split of each cell.
 
     Attributes:
-      low, high: ends of the rates that are tried, positive.
-      per_decade: rates in a factor of ten.
       runs: runs each rate is tried on, in each cell; also how many are computed side by side.
     """
 
-    low: float = Field(default=1e-3, gt=0)
     high: float = Field(default=10.0, gt=0)
     per_decade: int = Field(default=3, ge=1, le=100)
     runs: int = Field(default=8, ge=1)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low must be below high, found {self.low} and {self.high}")
-        return self
 
 
 class Centre(Config):

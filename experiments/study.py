@@ -12,7 +12,7 @@ import numpy as np
 
 import l2o
 from experiments import report, statistics
-from experiments.config import Grid, GridTuneConfig, Study, TuneConfig
+from experiments.config import Grid, RatesConfig, Study
 from experiments.run import claim
 from l2o.core import BaselineConfig
 from l2o.errors import UserError
@@ -84,7 +84,7 @@ def measures(study: Study) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
     return {**steps, **means}
 
 
-def rates_of(tune: TuneConfig | GridTuneConfig) -> np.ndarray:
+def rates_of(tune: RatesConfig) -> np.ndarray:
     """The learning rates that are tried: powers of ten, `per_decade` of them to a decade."""
     first, last = (round(math.log10(end) * tune.per_decade) for end in (tune.low, tune.high))
     return 10.0 ** (np.arange(first, last + 1) / tune.per_decade)
