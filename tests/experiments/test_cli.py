@@ -11,7 +11,7 @@ import tomli_w
 
 import l2o
 import tasks
-from experiments.config import Experiment, Study
+from experiments.config import Experiment, Study, load_study
 from l2o import registry
 from l2o.core import BaselineConfig, OptimizerConfig
 from meta.curriculum import HorizonConfig
@@ -130,9 +130,9 @@ def test_list_names_everything_when_piped(users_folder, shell):
     assert memory["sgd"] == ["0", "B/param"] and memory["adam"] == ["8", "B/param"]
     assert sections["configs (l2o train)"] == Experiment.names()
     assert sections["studies (l2o study)"] == Study.names()
-    for document in (Experiment, Study):
-        for name in document.names():
-            assert document.load(name).description in found.out
+    for load, names in ((Experiment.load, Experiment.names()), (load_study, Study.names())):
+        for name in names:
+            assert load(name).description in found.out
     assert "…" not in found.out and "..." not in found.out
     assert "A learned step size." in found.out
 
