@@ -10,7 +10,7 @@ import pytest
 import l2o
 from experiments import study as module
 from experiments.config import Study
-from experiments.study import columns, compare, grid, measures, tune
+from experiments.study import columns, compare, measures, rates_of, tune
 from l2o.baselines.optax import AdamConfig, SGDConfig
 from l2o.errors import UserError
 from l2o.gradient.lstm import LSTMConfig
@@ -157,7 +157,7 @@ def test_a_learned_optimizer_can_be_a_run_directory(trained, tmp_path):
     ],
 )
 def test_the_grid_holds_powers_of_ten(tune, expected):
-    np.testing.assert_allclose(grid(study_of(tune=tune)), expected, rtol=1e-12)
+    np.testing.assert_allclose(rates_of(study_of(tune=tune).tune), expected, rtol=1e-12)
 
 
 def test_measures_are_read_off_the_right_steps():
