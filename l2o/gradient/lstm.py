@@ -11,12 +11,12 @@ from typing import Any, Literal
 import haiku as hk
 import jax.numpy as jnp
 import optax
-from haiku.experimental import name_scope
 from jaxtyping import Array, Float
 from pydantic import Field
 
 from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
 from l2o.gradient.coordinates import merge, split
+from l2o.gradient.layers import cell, dense
 from l2o.interop.optax import gradient_based
 from l2o.registry import register
 
@@ -57,35 +57,6 @@ def log_and_sign(gradient: Float[Array, "n"], p: float) -> Float[Array, "2 n"]:
     return jnp.stack([jnp.where(large, log, -1.0), jnp.where(large, jnp.sign(gradient), jnp.exp(p) * gradient)])
 
 
-def cell(
-    inputs: Float[Array, "features n"],
-    state: tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]],
-    name: str,
-) -> tuple[Float[Array, "hidden n"], tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]]]:
-    """One LSTM layer over n coordinates; call inside `hk.transform`.
-
-    The coordinates run along the last axis, so that the gates are split between rows and every elementwise
-    operation is a long contiguous loop; the bias is one more column of the one matrix product. Forget bias 1, as in
-    haiku's LSTM.
-    """
-    h, c = state
-    features = inputs.shape[0] + h.shape[0]
-    with name_scope(name):
-        w = hk.get_parameter("w", [4 * h.shape[0], features], init=hk.initializers.TruncatedNormal(features**-0.5))
-        b = hk.get_parameter("b", [4 * h.shape[0]], init=jnp.zeros)
-    ones = jnp.ones((1, h.shape[1]), inputs.dtype)
-    gates = jnp.concatenate([w, b[:, None]], axis=1) @ jnp.concatenate([inputs, h.astype(inputs.dtype), ones])
-    i, g, f, o = jnp.split(gates, 4)
-    new_c = sigmoid(f + 1) * c.astype(inputs.dtype) + sigmoid(i) * jnp.tanh(g)
-    new_h = sigmoid(o) * jnp.tanh(new_c)
-    return new_h, (new_h.astype(h.dtype), new_c.astype(c.dtype))
-
-
-def sigmoid(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The logistic function through tanh, which costs one polynomial in place of an exponential and a division."""
-    return 0.5 * jnp.tanh(0.5 * x) + 0.5
-
-
 def lstm(config: LSTMConfig) -> LearnedOptimizer:
     """Build the coordinatewise LSTM.
 
@@ -99,10 +70,7 @@ def lstm(config: LSTMConfig) -> LearnedOptimizer:
         for layer, layer_state in enumerate(state):
             x, layer_state = cell(x, layer_state, f"lstm_{layer}")
             new.append(layer_state)
-        with name_scope("output"):
-            w = hk.get_parameter("w", [1, config.hidden], init=hk.initializers.TruncatedNormal(config.hidden**-0.5))
-            b = hk.get_parameter("b", [1], init=jnp.zeros)
-        return config.output_scale * ((w @ x)[0] + b), tuple(new)
+        return config.output_scale * dense("output", x, 1)[0], tuple(new)
 
     transformed = hk.without_apply_rng(hk.transform(network))
 

@@ -21,12 +21,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from haiku.experimental import name_scope
 from jaxtyping import Array, Float, Int
 from pydantic import Field
 
 from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
 from l2o.gradient.coordinates import coordinates, merge, split
+from l2o.gradient.layers import dense
 from l2o.interop.optax import gradient_based
 from l2o.registry import register
 
@@ -138,13 +138,13 @@ def mlp(config: MLPConfig) -> LearnedOptimizer:
 
     def steering(features: Float[Array, "f L"]) -> Float[Array, "o L"]:
         """Correction of the log step, gates, context."""
-        x = jnp.tanh(_dense("tensor_0", features, config.tensor_hidden))
-        return _dense("tensor_1", x, 1 + DIRECTIONS + config.context, zero=True)
+        x = jnp.tanh(dense("tensor_0", features, config.tensor_hidden))
+        return dense("tensor_1", x, 1 + DIRECTIONS + config.context, zero=True)
 
     def extra(inputs: Float[Array, "f n"]) -> Float[Array, "n"]:
-        x = jax.nn.relu(_dense("coordinate_0", inputs, config.hidden))
-        x = jax.nn.relu(_dense("coordinate_1", x, config.hidden))
-        direction, size = _dense("coordinate_2", x, 2, zero=True)
+        x = jax.nn.relu(dense("coordinate_0", inputs, config.hidden))
+        x = jax.nn.relu(dense("coordinate_1", x, config.hidden))
+        direction, size = dense("coordinate_2", x, 2, zero=True)
         return direction * jnp.exp(jnp.clip(size, -3, 3))
 
     def step(
@@ -198,14 +198,6 @@ def mlp(config: MLPConfig) -> LearnedOptimizer:
         return optax.GradientTransformationExtraArgs(start, update)
 
     return gradient_based(init, native)
-
-
-def _dense(name: str, x: Float[Array, "i n"], units: int, zero: bool = False) -> Float[Array, "o n"]:
-    with name_scope(name):
-        start = jnp.zeros if zero else hk.initializers.TruncatedNormal(x.shape[0] ** -0.5)
-        w = hk.get_parameter("w", [units, x.shape[0]], init=start)
-        b = hk.get_parameter("b", [units], init=jnp.zeros)
-    return w @ x + b[:, None]
 
 
 def _corrected(average: Float[Array, "k *n"], decay: np.ndarray, count: Int[Array, ""]) -> Float[Array, "k *n"]:
@@ -295,9 +287,8 @@ def _features(
             log(state.scale / jnp.sqrt(jnp.mean(state.scale**2))),
         ]
     )
-    shape = [(np.log(s[0]) / 5, np.log(s[1]) / 5, 1.0) if s else (0.0, np.log(n) / 5, 0.0) for s, n in _shapes(layout)]
+    shape = [
+        (np.log(s[0]) / 5, np.log(s[1]) / 5, 1.0) if s else (0.0, np.log(n) / 5, 0.0)
+        for s, n in zip(layout.shapes, layout.sizes, strict=True)
+    ]
     return jnp.concatenate([shared, agreement, own, jnp.asarray(np.array(shape, np.float32).T)])
-
-
-def _shapes(layout: Layout) -> list[tuple[tuple[int, int] | None, int]]:
-    return list(zip(layout.shapes, layout.sizes, strict=True))

@@ -15,13 +15,12 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import optax
-from haiku.experimental import name_scope
 from jaxtyping import Array, Float, Int
 from pydantic import Field
 
 from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
 from l2o.gradient.coordinates import merge, split
-from l2o.gradient.lstm import cell
+from l2o.gradient.layers import cell, dense
 from l2o.interop.optax import gradient_based
 from l2o.registry import register
 
@@ -63,17 +62,11 @@ def rnnprop(config: RNNpropConfig) -> LearnedOptimizer:
     """Build RNNprop. Works on any pytree, scalars and empty leaves included."""
 
     def network(inputs: Float[Array, "2 n"], layers: Any) -> tuple[Float[Array, "n"], Any]:
-        with name_scope("input"):
-            w = hk.get_parameter("w", [config.hidden, 2], init=hk.initializers.TruncatedNormal(2**-0.5))
-            b = hk.get_parameter("b", [config.hidden], init=jnp.zeros)
-        x, new = jax.nn.elu(w @ inputs + b[:, None]), []
+        x, new = jax.nn.elu(dense("input", inputs, config.hidden)), []
         for number, state in enumerate(layers):
             x, state = cell(x, state, f"lstm_{number}")
             new.append(state)
-        with name_scope("output"):
-            w = hk.get_parameter("w", [1, config.hidden], init=hk.initializers.TruncatedNormal(config.hidden**-0.5))
-            b = hk.get_parameter("b", [1], init=jnp.zeros)
-        return config.output_scale * jnp.tanh((w @ x)[0] + b), tuple(new)
+        return config.output_scale * jnp.tanh(dense("output", x, 1)[0]), tuple(new)
 
     transformed = hk.without_apply_rng(hk.transform(network))
 
