@@ -125,12 +125,12 @@ def _finished(experiment: Experiment, out: Path) -> bool:
 
 
 def _refuse_without_gradients(experiment: Experiment, learned: l2o.LearnedOptimizer, family: TaskFamily) -> None:
-    def gradient(key):
-        part = family.parts[0]
+    def gradient(key, part):
         task = part.task(part.sample(key))
         return task.evaluate(key, jax.tree.map(lambda a: jnp.asarray(a)[None], task.problem.start)).gradient
 
-    if learned.native is not None and jax.eval_shape(gradient, jax.random.key(0)) is None:
+    found = [jax.eval_shape(gradient, jax.random.key(0), part) for part in family.parts]
+    if learned.native is not None and None in found:
         raise UserError(
             f"task.kind {experiment.task.kind!r} gives no gradients, and optimizer.kind {experiment.optimizer.kind!r} "
             "needs them: expected a differentiable task or a black-box optimizer"

@@ -152,10 +152,9 @@ class AdamConfig(LearnerConfig):
         if estimator is None:
             raise ValueError("adam needs an estimator of the meta-gradient")
         transformation = self.transformation(steps)
-        each = share(tasks, parts)
-        whole = estimator.build(learned, objective, horizon, each, None)
+        whole = estimator.build(learned, objective, horizon, share(tasks, parts), AXIS)
         chosen = mesh(devices, whole.runs)
-        divided = divide(over_parts(estimator.build(learned, objective, horizon, each, AXIS), parts), chosen)
+        divided = divide(over_parts(whole, parts), chosen)
 
         def init(key, family, theta):
             return self.begin(theta, transformation.init(theta), divided.init(key, theta, family))
@@ -268,7 +267,7 @@ class EvolutionConfig(LearnerConfig):
 
         try:
             jax.eval_shape(rehearsal, learned.init(jax.random.key(0)))
-        except Exception as error:
+        except Exception as error:  # whatever tracing foreign code may raise
             raise UserError(
                 f"meta.optimizer.algorithm: {self.algorithm} of evosax does not run under jit"
                 f" ({str(error).splitlines()[0]}), expected another algorithm"

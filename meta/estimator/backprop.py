@@ -58,7 +58,7 @@ class BackpropConfig(EstimatorConfig):
 
             try:
                 (_, (advanced, loss)), gradient = jax.value_and_grad(meta_loss, has_aux=True)(theta)
-            except Exception as error:
+            except Exception as error:  # while_loops and callbacks of a user's task raise all kinds
                 jax.eval_shape(meta_loss, theta)  # if this fails too, differentiation is not to blame
                 raise UserError(
                     f"meta.estimator: backprop cannot differentiate this task ({str(error).splitlines()[0]}); "
