@@ -44,6 +44,7 @@ class ClassifierConfig(FamilyConfig):
       validation: weight w of a validation loss in what a meta-loss scores, `training^(1 - w) validation^w`, in [0, 1].
         When it is positive, minibatches are drawn from four fifths of the images, and validation minibatches from the
         others.
+      training_floor: training losses below this count as this beside a validation loss.
     """
 
     dataset: Annotated[SerializeAsAny[DatasetConfig], by_kind(DatasetConfig)] = DigitsConfig()
@@ -53,6 +54,7 @@ class ClassifierConfig(FamilyConfig):
     init: Literal["normal", "lecun"] = "normal"
     start_scale: float = Field(default=0.1, ge=0)
     validation: float = Field(default=0.0, ge=0, le=1)
+    training_floor: float = Field(default=0.0, ge=0)
 
     def network(
         self, images: Float[Array, "batch h w c"], classes: int, activation: Callable[[Array], Array]
@@ -181,7 +183,7 @@ class Classifier(TaskFamily):
 
         def judge(key, weights, value):
             validation = jnp.maximum(on(key, weights, seen, images), 0)  # rounding can leave a loss below zero
-            return jnp.maximum(value, 0) ** (1 - share) * validation**share
+            return jnp.maximum(value, self.config.training_floor) ** (1 - share) * validation**share
 
         def measure(key, weights) -> dict[str, Any]:
             del key

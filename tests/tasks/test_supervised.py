@@ -384,3 +384,16 @@ def test_validation_images_are_judged_and_never_learned_from(weight):
     alone = dataclasses.replace(family, config=config.model_copy(update={"validation": 1.0}))
     validation = jax.jit(alone.task(weights).evaluate)(jax.random.clone(key), point).judged
     np.testing.assert_allclose(whole.judged, whole.value ** (1 - weight) * validation**weight, rtol=1e-5)
+
+
+def test_a_training_loss_below_the_floor_does_not_count_beside_validation():
+    config = MLPClassifierConfig(width=3, batch_size=16, validation=0.5)
+    family, key = config.build(), jax.random.key(42)
+    weights = family.sample(jax.random.key(43))
+    point = jax.tree.map(lambda a: a[None], weights)
+    free = jax.jit(family.task(weights).evaluate)(key, point)
+    floored = dataclasses.replace(family, config=config.model_copy(update={"training_floor": 9.0}))
+    other = jax.jit(floored.task(weights).evaluate)(jax.random.clone(key), point)
+    assert free.value < 9
+    np.testing.assert_array_equal(other.value, free.value)
+    np.testing.assert_allclose(other.judged, free.judged * (9 / free.value) ** 0.5, rtol=1e-5)
