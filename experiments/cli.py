@@ -135,9 +135,8 @@ def study(
     if isinstance(chosen, Grid):
         found = grid.run(chosen, out, say=lambda line: print(line, flush=True), resume=resume)
         print_table(*report.grid_table(found))
-        for column in found["columns"]:
-            if column["learned"]:
-                print(grid.failures(column))
+        for sentence in report.sentences(found):
+            print(sentence)
         print(f"report: {out / 'report.html'}")
         return
     results = studies.run(chosen, out, say=lambda line: print(line, flush=True))

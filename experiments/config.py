@@ -18,11 +18,13 @@ from l2o.errors import UserError
 from l2o.files import exists
 from l2o.registry import Config, by_kind, kinds, nearest, parse
 from meta.trainer import MetaConfig
+from tasks.datasets import DatasetConfig, DigitsConfig
 from tasks.family import FamilyConfig
 from tasks.supervised import Activation
 
 HERE = Path(__file__).parent
 Task = Annotated[SerializeAsAny[FamilyConfig], by_kind(FamilyConfig)]
+Dataset = Annotated[SerializeAsAny[DatasetConfig], by_kind(DatasetConfig)]
 Baseline = Annotated[SerializeAsAny[BaselineConfig], by_kind(BaselineConfig)]
 
 
@@ -218,6 +220,7 @@ class Centre(Config):
     activation: Activation
     architecture: str
     horizon: int = Field(ge=1)
+    dataset: str = "digits"
 
 
 class Corners(Config):
@@ -236,11 +239,14 @@ class Grid(Document):
       task: fields of the task family that all cells share.
       activations, horizons: what is varied.
       architectures: fields of the task family that make each architecture, by its name.
+      datasets: datasets by their name; those that are not on this machine are left out.
       centre: see `Centre`; it also stands for the family that a person would tune on.
       corners: see `Corners`.
       cross: run every combination instead of one factor at a time and the corners.
       runs: paired runs of every optimizer in each cell.
       optimizers, baselines: as in `Study`.
+      groups: run directories of several meta-training seeds of one config, by a name for them; reported together with
+        intervals over the seeds, and each apart.
       reference: the baseline, at its best rate for the whole grid, that the others are divided by.
       tune: how learning rates are chosen.
       floor: losses are clipped here before the logarithm.
@@ -252,12 +258,14 @@ class Grid(Document):
     activations: tuple[Activation, ...] = Field(min_length=1, strict=False)
     architectures: dict[str, dict[str, Any]] = Field(min_length=1)
     horizons: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, strict=False)
+    datasets: dict[str, Dataset] = {"digits": DigitsConfig()}
     centre: Centre
     corners: Corners = Corners()
     cross: bool = False
     runs: int = Field(default=16, ge=2)
     optimizers: tuple[str, ...] = Field(default=(), strict=False)
     baselines: tuple[Baseline, ...] = Field(default=(), strict=False)
+    groups: dict[str, Annotated[tuple[str, ...], Field(min_length=2, strict=False)]] = {}
     reference: str = "adam"
     tune: GridTuneConfig = GridTuneConfig()
     floor: float = Field(default=1e-4, gt=0)
@@ -271,6 +279,10 @@ class Grid(Document):
         for name in (self.centre.architecture, *self.corners.architectures):
             if name not in self.architectures:
                 raise ValueError(f"architectures has no {name!r}{nearest(name, list(self.architectures))}")
+        if self.centre.dataset not in self.datasets:
+            raise ValueError(
+                f"datasets has no {self.centre.dataset!r}{nearest(self.centre.dataset, list(self.datasets))}"
+            )
         for name, fields in self.architectures.items():
             data = {**self.task, **fields, "activation": self.centre.activation}
             try:

@@ -8,7 +8,6 @@ the cell itself (the oracle). Rates are chosen on data, starts and minibatches t
 import itertools
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,8 +17,10 @@ import numpy as np
 
 from experiments import report, statistics
 from experiments.config import Grid
+from experiments.progress import Say, pieces
 from experiments.run import claim
-from experiments.study import Column, columns, rates_of
+from experiments.study import Column, columns, label, rates_of
+from experiments.time_to_result import TAIL, profile_scores, steps_to
 from l2o.errors import UserError
 from l2o.files import write_whole
 from l2o.registry import parse
@@ -28,45 +29,58 @@ from meta.trainer import difference
 from tasks.family import FamilyConfig
 
 WAYS = ("centre", "grid", "cell")
-TAIL = 20  # the final loss is the mean over the last 1/TAIL of the run
-Say = Callable[[str], None]
+HELDOUT_FLOOR = 1e-4
 
 
 class Cell(NamedTuple):
-    """A setting; its name is a file name."""
+    """A setting; its name is a file name. No dataset stands for the centre's."""
 
     activation: str
     architecture: str
     horizon: int
+    dataset: str = ""
 
     @property
     def name(self) -> str:
-        return f"{self.activation}-{self.architecture}-{self.horizon}"
+        return "-".join([*([self.dataset] if self.dataset else []), *map(str, self[:3])])
 
 
-def cells(grid: Grid) -> list[Cell]:
-    """The settings that are run, the centre first."""
+def cells(grid: Grid, say: Say = print) -> list[Cell]:
+    """The settings that are run, the centre first. Those whose data are not on this machine are left out, and said."""
     centre = Cell(grid.centre.activation, grid.centre.architecture, grid.centre.horizon)
+    others = [name for name in grid.datasets if name != grid.centre.dataset and _present(grid, name, say)]
     if grid.cross:
-        found = [Cell(*c) for c in itertools.product(grid.activations, grid.architectures, grid.horizons)]
+        every = itertools.product(grid.activations, grid.architectures, grid.horizons, ["", *others])
+        found = [Cell(*c) for c in every]
     else:
         found = [centre._replace(activation=a) for a in grid.activations]
         found += [centre._replace(architecture=a) for a in grid.architectures]
         found += [centre._replace(horizon=h) for h in grid.horizons]
+        found += [centre._replace(dataset=d) for d in others]
         corners = grid.corners
         found += [Cell(*c) for c in itertools.product(corners.activations, corners.architectures, corners.horizons)]
     return list(dict.fromkeys([centre, *found]))
 
 
+def _present(grid: Grid, name: str, say: Say) -> bool:
+    try:
+        grid.datasets[name].load("test")
+    except UserError as error:
+        say(f"left out the cells on {name}: {error}")
+        return False
+    return True
+
+
 def family_of(grid: Grid, cell: Cell) -> FamilyConfig:
     """The task family of a cell."""
-    return parse(FamilyConfig, {**grid.task, **grid.architectures[cell.architecture], "activation": cell.activation})
+    fields = {"dataset": grid.datasets[cell.dataset or grid.centre.dataset], "activation": cell.activation}
+    return parse(FamilyConfig, {**grid.task, **grid.architectures[cell.architecture], **fields})
 
 
 def final(values: np.ndarray) -> np.ndarray:
     """Final loss of each run [runs, horizon + 1] -> [runs]: the mean over the last twentieth; inf if it diverged."""
     tail = values[:, -max(1, values.shape[1] // TAIL) :].astype(np.float64)
-    return np.where(np.isfinite(values).all(1), np.where(np.isfinite(tail), tail, 0).mean(1), np.inf)
+    return np.where(np.isfinite(values).all(1), np.nan_to_num(tail, posinf=0, neginf=0).mean(1), np.inf)
 
 
 def log_loss(losses: np.ndarray, floor: float) -> np.ndarray:
@@ -105,12 +119,12 @@ class Runner:
 
 
 def run(grid: Grid, out: Path, say: Say = print, resume: bool = False) -> dict[str, Any]:
-    """Run a grid into a directory: cells/*.npz, results.json, heatmap.png, curves.png, report.html, config.toml.
+    """Run a grid into a directory: cells/*.npz, results.json, heatmap.png, curves.png, profile.png, report.html.
 
     Raises:
       UserError: the directory is in use or holds another study, or an optimizer does not exist.
     """
-    found, settings = columns(grid), cells(grid)
+    found, settings = columns(grid), cells(grid, say)
     if grid.reference not in [column.name for column in found if column.tuned]:
         raise UserError(f"reference: {grid.reference!r} is none of the tuned optimizers of the grid")
     if resume and (out / "config.toml").is_file():
@@ -122,72 +136,68 @@ def run(grid: Grid, out: Path, say: Say = print, resume: bool = False) -> dict[s
     write_whole(out / "config.toml", grid.toml())
     (out / "cells").mkdir(exist_ok=True)
     say(f"{len(settings)} cells, {len(found)} optimizers, {grid.runs} runs each")
-    started, total = time.perf_counter(), len(settings) * len(found)
-    tuning: dict[str, dict[str, np.ndarray]] = {}
-    for number, (cell, column) in enumerate(itertools.product(settings, found)):
-        if column.tuned:
-            path = out / "cells" / f"{cell.name}-{column.name}-tune.npz"
-            tuning.setdefault(column.name, {})[cell.name] = _tune(grid, cell, column, path)
-            if (number + 1) % 10 == 0 or number + 1 == total:
-                say(f"tuned {number + 1} of {total} ({time.perf_counter() - started:.0f} s): {cell.name}")
-    rates = {name: choose(np.stack([scores[c.name] for c in settings]), grid) for name, scores in tuning.items()}
+    tuned, seconds = [column for column in found if column.tuned], 0.0
+    scores: dict[str, list[np.ndarray]] = {column.name: [] for column in tuned}
     rows: dict[str, list[dict[str, Any]]] = {}
-    for number, (index, column) in enumerate(itertools.product(range(len(settings)), found)):
-        cell = settings[index]
-        path = out / "cells" / f"{cell.name}-{column.name}.npz"
-        wanted = [float(r) for r in rates[column.name][:, index]] if column.tuned else [column.argument]
-        runs = _test(grid, cell, column, path, wanted)
-        for way, one in zip(WAYS if column.tuned else ("",), runs, strict=True):
-            label = f"{column.name} ({way})" if way else column.name
-            rows.setdefault(label, []).append(one)
-        if (number + 1) % 10 == 0 or number + 1 == total:
-            say(f"ran {number + 1} of {total} ({time.perf_counter() - started:.0f} s): {cell.name}")
+    with pieces(len(settings) * (len(tuned) + len(found)), say) as done:
+        for cell, column in itertools.product(settings, tuned):
+            score, took = _tune(grid, cell, column, out / "cells" / f"{cell.name}-{column.name}-tune.npz")
+            scores[column.name].append(score)
+            seconds += took
+            done(f"tuned {column.name} on {cell.name}")
+        rates = {name: choose(np.stack(found), grid) for name, found in scores.items()}
+        for (index, cell), column in itertools.product(enumerate(settings), found):
+            wanted = [float(r) for r in rates[column.name][:, index]] if column.tuned else [column.argument]
+            runs, took = _test(grid, cell, column, out / "cells" / f"{cell.name}-{column.name}.npz", wanted)
+            for way, one in zip(WAYS if column.tuned else ("",), runs, strict=True):
+                rows.setdefault(f"{column.name} ({way})" if way else column.name, []).append(one)
+            seconds += took
+            done(f"ran {column.name} on {cell.name}")
     results = summary(grid, settings, rows, rates, [c for c in found if c.learned])
-    results["seconds"] = round(time.perf_counter() - started, 1)
+    results["seconds"] = round(seconds, 1)
     write_whole(out / "results.json", json.dumps(results) + "\n")
     report.grid(out, grid, results, rows, settings)
     return results
 
 
 def _identity(grid: Grid) -> dict[str, Any]:
-    """What a resumed grid may not change; columns may be added and cells too."""
-    return grid.model_dump(
-        mode="json", include={"kind", "seed", "task", "runs", "tune", "floor", "centre"}, exclude_none=True
-    )
+    """What a resumed grid may not change: everything but the learned optimizers, which are known by their checksum."""
+    return grid.model_dump(mode="json", exclude={"description", "optimizers", "groups"}, exclude_none=True)
 
 
-def _tune(grid: Grid, cell: Cell, column: Column, path: Path) -> np.ndarray:
-    """Mean log final loss of each rate on the cell's training split."""
-    if path.is_file():
-        return np.load(path)["scores"]
-    runner = Runner(grid, cell, column)
-    scores = []
-    for rate in rates_of(grid.tune):
-        values, _ = runner(float(rate), "train", grid.tune.runs)
-        scores.append(log_loss(final(values["value"]), grid.floor).mean())
-    jax.clear_caches()  # hundreds of programs in one process are more than its memory map can hold
-    _save(path, scores=np.array(scores))
-    return np.array(scores)
+def _tune(grid: Grid, cell: Cell, column: Column, path: Path) -> tuple[np.ndarray, float]:
+    """Mean log final loss of each rate on the cell's training split, and the seconds it took."""
+    if not path.is_file():
+        start, runner, scores = time.perf_counter(), Runner(grid, cell, column), []
+        for rate in rates_of(grid.tune):
+            values, _ = runner(float(rate), "train", grid.tune.runs)
+            scores.append(log_loss(final(values["value"]), grid.floor).mean())
+        jax.clear_caches()  # hundreds of programs in one process are more than its memory map can hold
+        _save(path, scores=np.array(scores), took=np.array(time.perf_counter() - start))
+    known = np.load(path)
+    return known["scores"], float(known["took"])
 
 
-def _test(grid: Grid, cell: Cell, column: Column, path: Path, arguments: list[Any]) -> list[dict[str, Any]]:
-    """Runs on the cell's test split for each argument; those on disk are not made again."""
+def _test(
+    grid: Grid, cell: Cell, column: Column, path: Path, arguments: list[Any]
+) -> tuple[list[dict[str, Any]], float]:
+    """Runs on the cell's test split for each argument, and the seconds they took; those on disk are not made again."""
     names = [f"{a:.6g}" if isinstance(a, float) else column.sha256[:12] for a in arguments]
     known: dict[str, np.ndarray] = dict(np.load(path)) if path.is_file() else {}
-    runner = None
-    for name, argument in zip(names, arguments, strict=True):
-        if f"{name}/value" in known:
-            continue
-        runner = runner or Runner(grid, cell, column)
-        values, seconds = runner(argument, "test", grid.runs)
-        known |= {f"{name}/{key}": value for key, value in values.items()} | {f"{name}/seconds": np.array(seconds)}
+    missing = [(n, a) for n, a in dict(zip(names, arguments, strict=True)).items() if f"{n}/value" not in known]
+    if missing:
+        start, runner = time.perf_counter(), Runner(grid, cell, column)
+        for name, argument in missing:
+            values, seconds = runner(argument, "test", grid.runs)
+            known |= {f"{name}/{key}": value for key, value in values.items()} | {f"{name}/seconds": np.array(seconds)}
+        known["took"] = known.get("took", np.array(0.0)) + time.perf_counter() - start
         _save(path, **known)
         jax.clear_caches()
     return [
         {key.removeprefix(f"{name}/"): value for key, value in known.items() if key.startswith(f"{name}/")}
         | {"rate": argument if isinstance(argument, float) else None}
         for name, argument in zip(names, arguments, strict=True)
-    ]
+    ], float(known["took"])
 
 
 def _save(path: Path, **arrays: np.ndarray) -> None:
@@ -210,28 +220,31 @@ def summary(
     learned: list[Column],
 ) -> dict[str, Any]:  # fmt: skip
     """The tables of a grid: per column and cell, and per column over the grid against the reference."""
-    reference = f"{grid.reference} (grid)"
+    reference, centre = (f"{grid.reference} ({way})" for way in ("grid", "centre"))
     logs = {name: np.stack([log_loss(final(r["value"]), grid.floor) for r in runs]) for name, runs in rows.items()}
-    held = {name: np.stack([np.log(np.clip(np.nan_to_num(r["heldout_loss"], nan=1e3), 1e-4, 1e3)) for r in runs])
-            for name, runs in rows.items()}  # fmt: skip
-    reached = {name: [steps_to(r["value"], np.exp(logs[reference][i].mean())) for i, r in enumerate(runs)]
-               for name, runs in rows.items()}  # fmt: skip
-    columns_found = []
+    held = {name: np.stack([log_loss(r["heldout_loss"], HELDOUT_FLOOR) for r in runs]) for name, runs in rows.items()}
+    targets = np.exp(logs[reference].mean(1))
+    reached = {
+        name: [steps_to(r["value"], target) for r, target in zip(runs, targets, strict=True)]
+        for name, runs in rows.items()
+    }
+    found = []
     for name, runs in rows.items():
         ratio, heldout = logs[name] - logs[reference], held[name] - held[reference]
-        per_cell = ratio.mean(1)
-        speed = np.stack([ours / theirs for ours, theirs in zip(reached[name], reached[reference], strict=True)])
-        columns_found.append(
+        speed = [np.log(_late(a, c) / _late(b, c)) for a, b, c in
+                 zip(reached[name], reached[reference], settings, strict=True)]  # fmt: skip
+        wins = (ratio < 0) + 0.5 * (ratio == 0)
+        found.append(
             {
                 "name": name,
                 "learned": name in [column.name for column in learned],
                 "loss": _exp(statistics.interval(logs[name].mean(0))),
                 "ratio": _exp(statistics.interval(ratio.mean(0))),
                 "heldout_ratio": _exp(statistics.interval(heldout.mean(0))),
-                "steps_ratio": float(np.exp(np.log(speed).mean())),
-                "win_rate": statistics.paired(logs[name].mean(0), logs[reference].mean(0))["win_rate"],
-                "cells_won": float(np.mean(per_cell < 0)),
-                "worst": {"cell": settings[int(per_cell.argmax())].name, "ratio": float(np.exp(per_cell.max()))},
+                "steps_ratio": _exp(statistics.interval(np.stack(speed).mean(0))),
+                "win_rate": list(statistics.interval(wins.mean(0))),
+                "worst": _worst(settings, ratio),
+                "worst_by_centre": _worst(settings, logs[name] - logs[centre]),
                 "diverged": int(sum((~np.isfinite(r["value"]).all(1)).sum() for r in runs)),
                 "accuracy": float(np.mean([r["heldout_accuracy"].mean() for r in runs])),
                 "microseconds": float(np.exp(np.mean([np.log(r["seconds"] * 1e6) for r in runs]))),
@@ -242,32 +255,45 @@ def summary(
                         "heldout_loss": float(np.exp(held[name][i].mean())),
                         "accuracy": float(r["heldout_accuracy"].mean()),
                         "diverged": int((~np.isfinite(r["value"]).all(1)).sum()),
+                        "steps": _finite(np.median(reached[name][i])),
+                        "seconds": _finite(np.median(reached[name][i]) * float(r["seconds"])),
                     }
                     for i, (cell, r) in enumerate(zip(settings, runs, strict=True))
                 ],
             }
         )  # fmt: skip
+    for column, scores in zip(found, profile_scores(found), strict=True):
+        column["profile"] = scores
+    ratios = {name: (logs[name] - logs[reference]).mean(1) for name in rows}
+    groups = {
+        name: np.stack([ratios[m if m in ratios else label(m)] for m in members], axis=1)
+        for name, members in grid.groups.items()
+    }
     return {
         "study": grid.model_dump(mode="json"),
         "reference": reference,
         "cells": [cell._asdict() for cell in settings],
+        "targets": targets.tolist(),
         "sha256": {column.name: column.sha256 for column in learned},
         "rates": {name: dict(zip(WAYS[:2], chosen[:2, 0].tolist(), strict=True)) for name, chosen in rates.items()},
-        "columns": columns_found,
+        "columns": found,
+        "groups": {name: [_exp(statistics.interval(r)) for r in of_cells] for name, of_cells in groups.items()},
     }
 
 
-def steps_to(values: np.ndarray, target: float) -> np.ndarray:
-    """The first step of each run [runs, horizon + 1] at which its smoothed loss is at most the target.
+def _worst(settings: list[Cell], ratio: np.ndarray) -> dict[str, Any]:
+    """The cell with the largest geometric mean of ratios, from their logarithms [cell, run]."""
+    means = ratio.mean(1)
+    return {"cell": settings[int(means.argmax())].name, "ratio": float(np.exp(means.max()))}
 
-    Smoothed: the running mean over a twentieth of the horizon. A run that never gets there counts as twice the horizon.
-    """
-    horizon = values.shape[1] - 1
-    width = max(1, horizon // TAIL)
-    sums = np.cumsum(np.nan_to_num(values.astype(np.float64), nan=1e9, posinf=1e9), axis=1)
-    smooth = (sums[:, width:] - sums[:, :-width]) / width
-    there = smooth <= target
-    return np.where(there.any(1), there.argmax(1) + width, 2 * horizon)
+
+def _late(steps: np.ndarray, cell: Cell) -> np.ndarray:
+    """Runs that never reach a target count as twice the horizon in a mean."""
+    return np.where(np.isfinite(steps), steps, 2 * cell.horizon)
+
+
+def _finite(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def failures(column: dict[str, Any]) -> str:
@@ -280,6 +306,15 @@ def failures(column: dict[str, Any]) -> str:
     if gone:
         parts.append(f"runs diverged on {', '.join(gone)}")
     return f"{column['name']}: {'; '.join(parts) or 'nowhere worse than the reference'}"
+
+
+def over_seeds(results: dict[str, Any], name: str) -> str:
+    """One sentence on where a group of meta-training seeds is better and worse than the reference."""
+    named = [("better", []), ("worse", []), ("undecided", [])]
+    for cell, (_, low, high) in zip(results["cells"], results["groups"][name], strict=True):
+        named[0 if high < 1 else 1 if low > 1 else 2][1].append(Cell(**cell).name)
+    seeds = len(results["study"]["groups"][name])
+    return f"{name}, {seeds} meta-training seeds: " + "; ".join(f"{w} on {', '.join(n)}" for w, n in named if n)
 
 
 def _exp(values: tuple[float, float, float]) -> list[float]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
+Say = Callable[[str], None]
 
 
 def duration(seconds: float) -> str:
@@ -76,3 +77,29 @@ def _bar(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
                 bar.update(line, validation=f"{row['validation']:.4f}")
 
         yield show
+
+
+@contextlib.contextmanager
+def pieces(total: int, say: Say = print) -> Iterator[Say]:
+    """A function to call after each piece of work with what it was: a bar on a terminal, lines elsewhere."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    begun = last = time.monotonic()
+    count = 0
+    if sys.stdout.isatty():
+        columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TextColumn("left"),
+                   TimeRemainingColumn(), TextColumn("{task.description}"))  # fmt: skip
+        with Progress(*columns) as bar:
+            line = bar.add_task("", total=total)
+            yield lambda what: bar.update(line, advance=1, description=what)
+        return
+
+    def done(what: str) -> None:
+        nonlocal count, last
+        count, now = count + 1, time.monotonic()
+        if now - last >= PLAIN_EVERY or count == total:
+            last = now
+            spent = now - begun
+            say(f"{count}/{total} | {what} | {duration(spent)}, {duration(spent / count * (total - count))} left")
+
+    yield done

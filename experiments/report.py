@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments import statistics
 from experiments.progress import duration
+from experiments.time_to_result import LARGEST, MEASURES, profile, ratios, rivals
 from l2o.files import write_whole
 from meta.trainer import Result, read_metrics
 
@@ -210,12 +211,9 @@ def _comparisons(results: dict[str, Any], name: str) -> str:
 def grid_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     """The main table of a grid as text: each column against the reference over all cells, best first."""
 
-    def shown(values: list[float]) -> str:
-        return f"{values[0]:.3g} [{values[1]:.3g}, {values[2]:.3g}]"
-
     header = [
-        "optimizer", "rate", "final loss", "ratio to reference", "held-out ratio", "steps ratio", "cells won",
-        "worst cell", "diverged", "accuracy", "us/step",
+        "optimizer", "rate", "final loss", "ratio to reference", "held-out ratio", "steps ratio", "runs won",
+        "worst cell", "diverged", "accuracy", "profile (steps)", "profile (seconds)", "us/step",
     ]  # fmt: skip
     rows = []
     for c in sorted(results["columns"], key=lambda column: column["ratio"][0]):
@@ -223,9 +221,10 @@ def grid_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         rate = "learned" if c["learned"] else f"{rates[0]:.3g}" if len(rates) == 1 else "each" if rates else "-"
         rows.append(
             [
-                c["name"], rate, f"{c['loss'][0]:.3g}", shown(c["ratio"]), shown(c["heldout_ratio"]),
-                f"{c['steps_ratio']:.2f}", f"{c['cells_won']:.0%}", f"{c['worst']['ratio']:.3g} ({c['worst']['cell']})",
-                str(c["diverged"]), f"{c['accuracy']:.4f}", f"{c['microseconds']:.0f}",
+                c["name"], rate, f"{c['loss'][0]:.3g}", _shown(c["ratio"]), _shown(c["heldout_ratio"]),
+                _shown(c["steps_ratio"]), "{:.0%} [{:.0%}, {:.0%}]".format(*np.clip(c["win_rate"], 0, 1)),
+                f"{c['worst']['ratio']:.3g} ({c['worst']['cell']})", str(c["diverged"]), f"{c['accuracy']:.4f}",
+                f"{c['profile']['steps']:.2f}", f"{c['profile']['seconds']:.2f}", f"{c['microseconds']:.0f}",
             ]
         )  # fmt: skip
     return header, rows
@@ -233,8 +232,6 @@ def grid_table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
 def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[dict[str, Any]]], cells: list) -> None:
     """heatmap.png, curves.png, profile.png and report.html of a grid."""
-    from experiments.grid import failures
-
     columns = sorted(results["columns"], key=lambda column: column["ratio"][0])
     names = [column["name"] for column in columns]
     ratios = np.log10([[max(cell["ratio"][0], 1e-30) for cell in column["cells"]] for column in columns])
@@ -247,6 +244,7 @@ def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[di
     figure.savefig(out / "heatmap.png", dpi=110)
     plt.close(figure)
 
+    _profile_figure(out, results["columns"])
     learned = [column["name"] for column in columns if column["learned"]]
     shown = [*learned, results["reference"], *[n for n in names if n.endswith("-cosine (grid)")]]
     across = 4
@@ -273,8 +271,10 @@ def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[di
         f"<p>{html.escape(study.description)}</p>", image(out / "heatmap.png", "log ratio of final loss per cell"),
         f"<h2>Over the grid</h2>{table(header, [[html.escape(c) for c in row] for row in body_rows], learned)}",
         f"<p><small>{_grid_notes(study, results)}</small></p>",
-        "<h2>Where the learned ones fail</h2>",
-        *(f"<p>{html.escape(failures(column))}.</p>" for column in columns if column["learned"]),
+        "<h2>Where they fail</h2>",
+        *(f"<p>{html.escape(line)}.</p>" for line in sentences(results)),
+        f"<h2>Time to result</h2>{image(out / 'profile.png', 'performance profiles')}",
+        f"<p><small>{_profile_notes(results)}</small></p>{table(*_times(columns, cells, results), learned)}",
         f"<h2>Curves</h2>{image(out / 'curves.png', 'training loss by step in every cell')}",
         "<h2>Final loss by cell</h2>",
     ]  # fmt: skip
@@ -291,7 +291,75 @@ def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[di
         some = [c["cells"][index] for c in columns]
         cell_rows.append([cell.name, *(f"{s['heldout_loss']:.3g} <small>{s['accuracy']:.3f}</small>" for s in some)])
     body.append(table(["cell", *names], cell_rows))
+    for name, found in results["groups"].items():
+        body.append(f"<h2>{html.escape(name)}, over meta-training seeds</h2>")
+        body.append(f"<p><small>Ratio to {html.escape(results['reference'])}, 95 % interval over seeds.</small></p>")
+        body.append(table(["cell", "ratio"], [[c.name, _shown(r)] for c, r in zip(cells, found, strict=True)]))
+    body.append(f"<p><small>The study took {duration(results['seconds'])}.</small></p>")
     write_whole(out / "report.html", page(f"Study {out.name}", "".join(body)))
+
+
+def sentences(results: dict[str, Any]) -> list[str]:
+    """A sentence per optimizer on where it fails: groups of seeds, learned ones, and the others at their grid rate."""
+    from experiments.grid import failures, over_seeds
+
+    found = [over_seeds(results, name) for name in results["groups"]]
+    centre = results["reference"].replace("(grid)", "(centre)")
+    for column in rivals(results["columns"]):
+        if column["name"] == results["reference"]:
+            continue
+        line = failures(column)
+        if column["learned"]:
+            worst = column["worst_by_centre"]
+            line += f"; against {centre} at worst {worst['ratio']:.3g} times its loss, on {worst['cell']}"
+        found.append(line)
+    return found
+
+
+def _profile_figure(out: Path, columns: list[dict[str, Any]]) -> None:
+    """profile.png: the share of workloads finished within a multiple of the shortest time."""
+    plt, figure = _figure(9, 3.8)
+    at = np.geomspace(1, LARGEST, 200)
+    for axes, measure in zip(figure.subplots(1, 2, sharey=True), MEASURES, strict=True):
+        for column, ratio in zip(columns, ratios(columns, measure), strict=True):
+            if column in rivals(columns):
+                style = {"lw": 2.2} if column["learned"] else {"lw": 1.2}
+                axes.step(at, profile(ratio, at), where="post", label=column["name"], **style)
+        axes.set(xscale="log", xlabel=f"{measure} to the target / the fewest", xlim=(1, LARGEST), ylim=(0, 1.02))
+        axes.set_xticks([1, 2, 3, 4], ["1", "2", "3", "4"])
+        axes.minorticks_off()
+    figure.axes[0].set_ylabel("share of workloads")
+    figure.axes[1].legend(fontsize=7)
+    figure.savefig(out / "profile.png", dpi=110)
+    plt.close(figure)
+
+
+def _times(columns: list[dict[str, Any]], cells: list, results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    some = rivals(columns)
+
+    def time(cell):
+        return (
+            "never" if cell["steps"] is None else f"{cell['steps']:.0f} <small>{1e3 * cell['seconds']:.0f} ms</small>"
+        )
+
+    rows = [
+        [cell.name, f"{results['targets'][i]:.3g}", *(time(c["cells"][i]) for c in some)]
+        for i, cell in enumerate(cells)
+    ]
+    return ["workload", "target", *(c["name"] for c in some)], rows
+
+
+def _profile_notes(results: dict[str, Any]) -> str:
+    return (
+        f"Steps and time until the smoothed training loss reaches the target, medians over runs. The target of a"
+        f" workload is the final loss of {html.escape(results['reference'])}. Shown are learned optimizers, and others"
+        " at their one rate for the whole grid; a workload that none of them finishes is left out. In the table over"
+        f" the grid, the score of a profile is the area under it from 1 to {LARGEST:g}, between 0 and 1."
+    )
+
+
+def _shown(values: list[float]) -> str:
+    return f"{values[0]:.3g} [{values[1]:.3g}, {values[2]:.3g}]"
 
 
 def _grid_notes(study: Any, results: dict[str, Any]) -> str:
@@ -300,7 +368,8 @@ def _grid_notes(study: Any, results: dict[str, Any]) -> str:
         f"{len(results['cells'])} cells, {study.runs} runs each; geometric means, 95 % intervals over runs; lower is"
         f" better. Final loss: mean over the last 20th of a run, clipped to [{study.floor:g}, 1000]. Ratios are to "
         f"{reference}. Steps ratio: steps until the smoothed loss reaches the reference's final loss, against the "
-        "reference; twice the horizon where it never does. Learning rates were chosen on the training split among "
+        "reference; twice the horizon where it never does. Runs won: share of runs below the reference's. Learning"
+        " rates were chosen on the training split among "
         f"{tune.per_decade} per decade from {tune.low:g} to {tune.high:g}: on the centre cell, at the one rate best "
         "over the grid, and on each cell itself. us/step: microseconds for one step of one run, in batches."
     )

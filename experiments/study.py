@@ -13,14 +13,13 @@ import numpy as np
 import l2o
 from experiments import report, statistics
 from experiments.config import Grid, RatesConfig, Study
+from experiments.progress import Say
 from experiments.run import claim
 from l2o.core import BaselineConfig
 from l2o.errors import UserError
 from l2o.files import write_whole
 from l2o.registry import kinds
 from meta.evaluate import evaluate
-
-Say = Callable[[str], None]
 
 
 class Column(NamedTuple):
@@ -50,15 +49,14 @@ def columns(study: Study | Grid) -> list[Column]:
       UserError: an optimizer that does not exist.
     """
     found = []
-    for name in study.optimizers:
+    members = [member for group in study.groups.values() for member in group] if isinstance(study, Grid) else []
+    for name in dict.fromkeys([*study.optimizers, *members]):
         if name in kinds(BaselineConfig):
             found.append(_baseline(kinds(BaselineConfig)[name]()))
             continue
         loaded = l2o.load(name, also=list(kinds(BaselineConfig)))
-        label = name if name in l2o.names() else Path(name).resolve().name
-        if label in [column.name for column in found]:
-            label = name
-        found.append(Column(label, loaded.learned.bind, loaded.theta, tuned=False, learned=True, sha256=loaded.sha256))
+        column = Column(label(name), loaded.learned.bind, loaded.theta, False, learned=True, sha256=loaded.sha256)
+        found.append(column._replace(name=name) if column.name in [c.name for c in found] else column)
     asked = [column.name for column in found]
     found += [_baseline(baseline) for baseline in study.baselines if baseline.label not in asked]
     if not found:
@@ -68,6 +66,11 @@ def columns(study: Study | Grid) -> list[Column]:
     if twice:
         raise UserError(f"the study has two optimizers named {twice[0]!r}, expected different names")
     return found
+
+
+def label(name: str) -> str:
+    """What a learned optimizer is called in tables: its shipped name, or the last part of its directory."""
+    return name if name in l2o.names() else Path(name).resolve().name
 
 
 def _baseline(baseline: Any) -> Column:
