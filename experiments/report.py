@@ -83,7 +83,7 @@ def training(out: Path, experiment: Any, result: Result) -> None:
     loss_axes.set(xlabel="meta-step", ylabel="mean meta-loss per inner step")
     loss_axes.legend(fontsize=8)
     final_axes.plot(steps, [r["validation_final"] for r in checked], "o-", ms=3, color="tab:orange")
-    final_axes.set(xlabel="meta-step", ylabel=f"validation: loss after {experiment.meta.horizon.longest} inner steps")
+    final_axes.set(xlabel="meta-step", ylabel="validation: loss at the end of a run")
     finals = [r["validation_final"] for r in checked if r["validation_final"] is not None]
     if finals and min(finals) > 0:
         final_axes.set_yscale("log")

@@ -1,10 +1,12 @@
 """What is optimized: families that sample tasks as pytrees. Importing a file here registers its kinds."""
 
+from tasks import characters as characters
 from tasks import datasets as datasets
 from tasks import mixture as mixture
 from tasks import quadratic as quadratic
 from tasks import rescaled as rescaled
 from tasks import supervised as supervised
+from tasks import synthetic as synthetic
 from tasks.datasets import DatasetConfig
 from tasks.family import FamilyConfig, TaskFamily
 

@@ -2,6 +2,7 @@
 
 from meta.estimator import backprop as backprop
 from meta.estimator import es as es
+from meta.estimator import imitate as imitate
 from meta.estimator import mix as mix
 from meta.estimator import nres as nres
 from meta.estimator import pes as pes

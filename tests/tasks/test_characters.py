@@ -1,0 +1,48 @@
+"""The character models: which text they see, and that a prediction never looks ahead."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from tasks.characters import CharactersConfig
+
+TINY = {"width": 4, "depth": 1, "heads": 2, "context": 6, "batch_size": 3}
+
+
+@pytest.fixture(scope="module", params=["transformer", "gru"])
+def family(request):
+    return CharactersConfig(model=request.param, **TINY).build()
+
+
+def test_the_halves_of_the_text_share_no_character_and_the_end_of_each_is_held_out():
+    train, test = (CharactersConfig(**TINY).build(split).text for split in ("train", "test"))
+    seen, held = train.characters.size, train.heldout.size
+    assert abs(seen - test.characters.size) <= 1 and 0.09 < held / (seen + held) < 0.11
+    ends = [np.concatenate([t.characters[-20:], t.heldout[0]]) for t in (train, test)]
+    whole = np.concatenate([train.characters, train.heldout.ravel()])
+    assert [any((whole[i : i + 27] == end).all() for i in range(len(whole) - 26)) for end in ends] == [True, False]
+
+
+def test_a_prediction_does_not_look_ahead(family):
+    weights = family.sample(jax.random.key(0))
+    tokens = family.text.heldout[:2, :-1]
+    logits = jax.jit(family._network.apply)
+    before, after = logits(weights, tokens), logits(weights, tokens.at[:, 3].add(1))
+    np.testing.assert_array_equal(before[:, :3], after[:, :3])
+    assert (np.abs(before[:, 3:] - after[:, 3:]).max(axis=(0, 2)) > 0).all(), "and remembers what came before"
+
+
+def test_a_minibatch_holds_windows_of_the_text(family):
+    """With weights of zero every character is equally likely, whatever the minibatch."""
+    weights = jax.tree.map(jnp.zeros_like, family.sample(jax.random.key(1)))
+    task = family.task(weights)
+    value = jax.jit(task.evaluate)(jax.random.key(2), jax.tree.map(lambda a: a[None], weights)).value
+    np.testing.assert_allclose(value, np.log(family.alphabet), rtol=1e-5)
+    np.testing.assert_allclose(task.measure(jax.random.key(3), weights)["heldout_loss"], np.log(88), rtol=1e-5)
+
+
+def test_heads_must_divide_the_width():
+    with pytest.raises(ValidationError, match="heads must divide width, found 3 and 4"):
+        CharactersConfig(**(TINY | {"heads": 3}))
