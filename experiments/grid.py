@@ -24,8 +24,8 @@ from experiments.time_to_result import TAIL, profile_scores, steps_to
 from l2o.errors import UserError
 from l2o.files import write_whole
 from l2o.registry import parse
+from meta.checkpoints import difference
 from meta.evaluate import evaluate
-from meta.trainer import difference
 from tasks.family import FamilyConfig
 
 WAYS = ("centre", "grid", "cell")

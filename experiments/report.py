@@ -14,7 +14,8 @@ from experiments import statistics
 from experiments.progress import duration
 from experiments.time_to_result import LARGEST, MEASURES, profile, ratios, rivals
 from l2o.files import write_whole
-from meta.trainer import Result, read_metrics
+from meta.checkpoints import read_metrics
+from meta.trainer import Result
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 60rem; margin: 0 auto; padding: 1rem; }

@@ -28,7 +28,8 @@ from experiments.tensorboard import also_to_tensorboard, require_tensorboard
 from l2o.errors import UserError
 from l2o.files import write_whole
 from meta import parallel
-from meta.trainer import Result, difference
+from meta.checkpoints import difference
+from meta.trainer import Result
 from meta.trainer import train as meta_train
 from tasks.family import TaskFamily
 

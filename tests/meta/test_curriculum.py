@@ -11,11 +11,12 @@ import meta.trainer as trainer
 from l2o.core import LearnedOptimizer
 from l2o.gradient.lstm import LSTMConfig
 from l2o.interop.optax import from_optax
+from meta.checkpoints import read_metrics
 from meta.curriculum import CurriculumConfig, FixedConfig, LogUniformConfig, parse_horizon
 from meta.estimator.backprop import BackpropConfig
 from meta.estimator.base import Runs
 from meta.objective import BestConfig, FinalConfig, SumConfig, WeightedSumConfig
-from meta.trainer import MetaConfig, read_metrics, train
+from meta.trainer import MetaConfig, train
 from tasks.quadratic import QuadraticConfig
 
 QUADRATIC = QuadraticConfig(dimension=2, start_scale=1.0).build()

@@ -21,6 +21,7 @@ from experiments.config import Experiment
 from l2o.errors import UserError
 from l2o.gradient.lstm import LSTMConfig
 from meta import parallel
+from meta.checkpoints import read_metrics
 from meta.curriculum import FixedConfig
 from meta.estimator.backprop import BackpropConfig
 from meta.estimator.base import Estimator
@@ -32,7 +33,7 @@ from meta.evaluate import evaluate
 from meta.learner import AdamConfig, EvolutionConfig
 from meta.objective import SumConfig
 from meta.parallel import DIVIDED, WHOLE, collect, divide, mesh, place, start, use_cores
-from meta.trainer import MetaConfig, read_metrics, train
+from meta.trainer import MetaConfig, train
 from tasks.quadratic import QuadraticConfig
 
 HORIZON, STEPS = 10, 4

@@ -15,9 +15,10 @@ from l2o.core import Problem, Task
 from l2o.errors import UserError
 from l2o.gradient.lstm import LSTMConfig
 from l2o.space import Space
+from meta.checkpoints import difference, read_metrics
 from meta.estimator.backprop import BackpropConfig
 from meta.learner import AdamConfig
-from meta.trainer import Interrupt, MetaConfig, difference, read_metrics, train
+from meta.trainer import Interrupt, MetaConfig, train
 from tasks.family import TaskFamily
 from tasks.quadratic import QuadraticConfig
 

@@ -1,0 +1,140 @@
+"""What a training leaves on disk while it runs: rows of metrics, and checkpoints to resume from."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from l2o.core import Theta
+from l2o.errors import UserError
+from l2o.files import write_whole
+from meta import parallel
+
+
+@dataclass(frozen=True)
+class Record:
+    """What training remembers beside the learner's state: the best validation, the stage of the horizon, the time."""
+
+    best_score: float = math.inf
+    best_step: int = 0
+    stage: int = 0
+    stale: int = 0
+    seconds: float = 0.0
+
+
+class Metrics:
+    """metrics.jsonl: one row per chunk; rows past the checkpoint that is resumed are dropped."""
+
+    def __init__(self, path: Path, step: int) -> None:
+        self.path = path
+        if not parallel.writes():
+            return
+        kept = [json.dumps(row) + "\n" for row in read_metrics(path) if row["step"] <= step]
+        write_whole(path, "".join(kept))
+
+    def append(self, row: dict[str, Any]) -> None:
+        if not parallel.writes():
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+            file.write(json.dumps(finite) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file; a last line cut short by a kill is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+    return rows
+
+
+class Checkpoints:
+    """Orbax checkpoints of the learner's state, the best theta so far, and the config they belong to.
+
+    Process 0 alone writes and reads whole arrays, so a training can go on with any number of devices and processes.
+    """
+
+    def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
+        import orbax.checkpoint as ocp
+
+        self._args, self._identity, self._manager = ocp.args, identity, None
+        if not parallel.writes():
+            return
+        directory.mkdir(parents=True, exist_ok=True)
+        alone = {0} if jax.process_count() > 1 else None
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, enable_async_checkpointing=False, create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(primary_host=0, active_processes=alone),
+        )  # fmt: skip
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(), options=options, item_names=("state", "best", "record")
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._manager is not None:
+            self._manager.close()
+
+    def save(self, step: int, state: Any, best: Theta, record: Record) -> None:
+        state = parallel.collect(state)
+        if self._manager is None:
+            return
+        score = record.best_score if math.isfinite(record.best_score) else None
+        args = self._args.Composite(
+            state=self._args.StandardSave(state),
+            best=self._args.StandardSave(best),
+            record=self._args.JsonSave({"identity": self._identity, **asdict(record), "best_score": score}),
+        )
+        self._manager.save(step, args=args, force=True)
+
+    def restore(self, state: Any, best: Theta) -> tuple[Any, Theta, Record] | None:
+        record = parallel.agree(self._record)
+        if record is None:
+            return None
+        record["best_score"] = math.inf if record["best_score"] is None else record["best_score"]
+        zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), (state, jax.eval_shape(lambda: best)))
+        restored = parallel.broadcast(self._arrays(*zeros))
+        return *restored, Record(**record)
+
+    def _record(self) -> dict[str, Any] | None:
+        assert self._manager is not None
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        record = self._manager.restore(step, args=self._args.Composite(record=self._args.JsonRestore()))["record"]
+        changed = difference(record.pop("identity"), self._identity)
+        if changed:
+            raise UserError(f"cannot resume: {changed} since the checkpoint at step {step}")
+        return record
+
+    def _arrays(self, state: Any, best: Theta) -> tuple[Any, Theta]:
+        if self._manager is None:
+            return state, best
+        args = self._args.Composite(state=self._args.StandardRestore(state), best=self._args.StandardRestore(best))
+        restored = self._manager.restore(self._manager.latest_step(), args=args)
+        return jax.tree.map(np.asarray, (restored["state"], restored["best"]))
+
+
+def difference(old: Any, new: Any, where: str = "") -> str:
+    """The first difference of two JSON documents in words, or the empty string.
+
+    >>> difference({"meta": {"steps": 5}}, {"meta": {"steps": 6}})
+    'meta.steps changed from 5 to 6'
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *(name for name in new if name not in old)]:
+            found = difference(old.get(name), new.get(name), f"{where}.{name}" if where else name)
+            if found:
+                return found
+        return ""
+    return "" if old == new else f"{where} changed from {old!r} to {new!r}"
