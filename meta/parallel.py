@@ -46,7 +46,7 @@ def use_cores(count: int | None = None) -> None:
 def start(coordinator: str | None, num_processes: int | None, process_id: int | None, timeout: int = 300) -> None:
     """Join the other processes of a training; call before anything touches a device.
 
-    With no arguments, a cluster that JAX can detect (Slurm, Open MPI, Cloud TPU, or JAX_COORDINATOR_ADDRESS) is joined
+    With no arguments, a cluster that `jax.distributed` detects, or that JAX_COORDINATOR_ADDRESS names, is joined
     and otherwise nothing happens.
 
     Args:

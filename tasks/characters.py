@@ -70,14 +70,6 @@ class CharactersConfig(FamilyConfig):
         return Characters(Text(jnp.asarray(numbers[:seen]), jnp.asarray(windows)), len(alphabet), self)
 
 
-def attention(x: Float[Array, "b t d"], heads: int) -> Float[Array, "b t d"]:
-    """Causal self-attention; called inside `hk.transform`."""
-    batch, length, width = x.shape
-    q, k, v = (hk.Linear(width, with_bias=False)(x).reshape(batch, length, heads, -1) for _ in range(3))
-    mixed = jax.nn.dot_product_attention(q, k, v, is_causal=True)
-    return hk.Linear(width, with_bias=False)(mixed.reshape(batch, length, width))
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Characters(TaskFamily):
@@ -105,8 +97,14 @@ class Characters(TaskFamily):
         def norm(x):
             return hk.LayerNorm(-1, create_scale=True, create_offset=True)(x)
 
+        mask = jnp.tril(jnp.ones((1, 1, tokens.shape[1], tokens.shape[1]), bool))
         for _ in range(config.depth):
-            x = x + attention(norm(x), config.heads)
+            attention = hk.MultiHeadAttention(
+                config.heads, config.width // config.heads, model_size=config.width,
+                w_init=hk.initializers.VarianceScaling(1.0), with_bias=False,
+            )  # fmt: skip
+            y = norm(x)
+            x = x + attention(y, y, y, mask)
             x = x + hk.Linear(config.width)(jax.nn.gelu(hk.Linear(4 * config.width)(norm(x))))
         return hk.Linear(self.alphabet)(norm(x))
 

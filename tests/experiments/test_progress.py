@@ -3,7 +3,7 @@
 import pytest
 
 from experiments import progress as module
-from experiments.progress import duration, progress
+from experiments.progress import duration, pieces, progress
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,12 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
         show(row(30))
     out = capsys.readouterr().out
     assert "30/30" in out and "loss 1.5000" in out and "validation 0.2500" in out
+
+
+def test_pieces_of_work_are_counted_and_the_last_one_is_always_shown(clock):
+    said = []
+    with pieces(4, said.append) as done:
+        for what in ("a", "b", "c", "d"):
+            clock[0] += 6
+            done(what)
+    assert said == ["2/4 | b | 12s, 12s left", "4/4 | d | 24s, 0s left"]
