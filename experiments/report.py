@@ -319,18 +319,20 @@ def sentences(results: dict[str, Any]) -> list[str]:
 
 def _profile_figure(out: Path, columns: list[dict[str, Any]]) -> None:
     """profile.png: the share of workloads finished within a multiple of the shortest time."""
-    plt, figure = _figure(9, 3.8)
+    plt, figure = _figure(11, 3.8)
     at = np.geomspace(1, LARGEST, 200)
+    shown = [column["name"] for column in rivals(columns)]
     for axes, measure in zip(figure.subplots(1, 2, sharey=True), MEASURES, strict=True):
+        axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         for column, ratio in zip(columns, ratios(columns, measure), strict=True):
-            if column in rivals(columns):
-                style = {"lw": 2.2} if column["learned"] else {"lw": 1.2}
+            if column["name"] in shown:
+                style = {"lw": 2.4} if column["learned"] else {"lw": 1.2}
                 axes.step(at, profile(ratio, at), where="post", label=column["name"], **style)
         axes.set(xscale="log", xlabel=f"{measure} to the target / the fewest", xlim=(1, LARGEST), ylim=(0, 1.02))
         axes.set_xticks([1, 2, 3, 4], ["1", "2", "3", "4"])
         axes.minorticks_off()
     figure.axes[0].set_ylabel("share of workloads")
-    figure.axes[1].legend(fontsize=7)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     figure.savefig(out / "profile.png", dpi=110)
     plt.close(figure)
 
