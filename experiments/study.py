@@ -50,7 +50,7 @@ def columns(study: Study | Grid) -> list[Column]:
     """
     found = []
     members = [member for group in study.groups.values() for member in group] if isinstance(study, Grid) else []
-    for name in dict.fromkeys([*study.optimizers, *members]):
+    for name in [*study.optimizers, *(m for m in dict.fromkeys(members) if m not in study.optimizers)]:
         if name in kinds(BaselineConfig):
             found.append(_baseline(kinds(BaselineConfig)[name]()))
             continue

@@ -2,13 +2,16 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
+import l2o
 from experiments import grid as grids
 from experiments import report
 from experiments.config import Grid, load_study
 from experiments.grid import Cell, cells, choose, failures, final, log_loss, over_seeds, run
+from experiments.study import columns
 from l2o.errors import UserError
 
 TINY = {
@@ -166,3 +169,12 @@ def test_bundled_grids_load():
     found = load_study("activations")
     assert isinstance(found, Grid) and Cell("relu", "20x1", 200) in cells(found)
     assert len(cells(found, lambda line: None)) in (26, 27)  # one more where there is MNIST
+
+
+def test_members_of_groups_are_columns_once(tmp_path):
+    config = l2o.load("lstm-quadratic").config
+    runs = [str(tmp_path / name) for name in ("a", "b")]
+    for number, run_directory in enumerate(runs):
+        l2o.save(run_directory, config, config.build().init(jax.random.key(number)))
+    grid = made(optimizers=[runs[1]], groups={"one": runs, "two": runs})
+    assert [column.name for column in columns(grid)] == ["b", "a", "adam", "sgd-cosine"]
