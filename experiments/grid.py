@@ -21,9 +21,10 @@ from experiments.progress import Say, pieces
 from experiments.run import claim
 from experiments.study import Column, columns, label, rates_of
 from experiments.time_to_result import TAIL, profile_scores, steps_to
+from l2o.core import BaselineConfig
 from l2o.errors import UserError
 from l2o.files import write_whole
-from l2o.registry import parse
+from l2o.registry import kinds, parse
 from meta.checkpoints import difference
 from meta.evaluate import evaluate
 from tasks.family import FamilyConfig
@@ -127,6 +128,10 @@ def run(grid: Grid, out: Path, say: Say = print, resume: bool = False) -> dict[s
     found, settings = columns(grid), cells(grid, say)
     if grid.reference not in [column.name for column in found if column.tuned]:
         raise UserError(f"reference: {grid.reference!r} is none of the tuned optimizers of the grid")
+    for name, members in grid.groups.items():
+        for member in members:
+            if member in kinds(BaselineConfig):
+                raise UserError(f"groups.{name}: {member!r} is a baseline, expected run directories")
     if resume and (out / "config.toml").is_file():
         changed = difference(_identity(Grid.load(out / "config.toml")), _identity(grid))
         if changed:

@@ -39,10 +39,7 @@ class BackpropConfig(EstimatorConfig):
 
         def init(key, theta, family):
             runs = jax.vmap(lambda k: runs_of.start(theta, k, family))(jax.random.split(key, tasks))
-            if not self.stagger:
-                return runs
-            fractions = jnp.arange(tasks) / tasks
-            return runs._replace(step=jax.vmap(lambda p, f: runs_of.phase(p, family, f))(runs.params, fractions))
+            return runs_of.staggered(runs, family) if self.stagger else runs
 
         def estimate(theta, runs, family):
             due = jax.vmap(lambda run: runs_of.finished(run, family))(runs)

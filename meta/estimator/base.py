@@ -135,6 +135,11 @@ class Runs(NamedTuple):
         windows = -(-family.task(params).problem.horizon // self.length)
         return (jnp.floor(fraction * windows) * self.length).astype(jnp.int32)
 
+    def staggered(self, runs: Run, family: TaskFamily) -> Run:
+        """A batch of new runs at different phases, so that together they cover the whole horizon."""
+        fractions = jnp.arange(len(runs.step)) / len(runs.step)
+        return runs._replace(step=jax.vmap(lambda p, f: self.phase(p, family, f))(runs.params, fractions))
+
 
 def over_parts(estimator: Estimator, parts: int) -> Estimator:
     """One copy of an estimator for each part of a mixture of families; gradient and loss are the means."""

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, model_validator
 
 from l2o.baselines.optax import AdamConfig
 from l2o.core import BaselineConfig
@@ -31,6 +31,14 @@ class ImitateConfig(EstimatorConfig):
     kind: Literal["imitate"] = "imitate"
     teacher: Annotated[SerializeAsAny[BaselineConfig], by_kind(BaselineConfig)] = AdamConfig(learning_rate=0.01)
     unroll_length: int = Field(default=20, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self):
+        try:
+            self.teacher.build()
+        except ValueError:
+            raise ValueError(f"teacher: {self.teacher.kind} has no learning_rate, expected one") from None
+        return self
 
     def build(self, learned, objective, horizon, tasks, axis=None):
         del axis
@@ -65,8 +73,7 @@ class ImitateConfig(EstimatorConfig):
 
         def init(key, theta, family):
             runs = jax.vmap(lambda k: start(theta, k, family))(jax.random.split(key, tasks))
-            fractions = jnp.arange(tasks) / tasks
-            return runs._replace(step=jax.vmap(lambda p, f: runs_of.phase(p, family, f))(runs.params, fractions))
+            return runs_of.staggered(runs, family)
 
         def estimate(theta, runs, family):
             due = jax.vmap(lambda run: runs_of.finished(run, family))(runs)

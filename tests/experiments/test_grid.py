@@ -178,3 +178,9 @@ def test_members_of_groups_are_columns_once(tmp_path):
         l2o.save(run_directory, config, config.build().init(jax.random.key(number)))
     grid = made(optimizers=[runs[1]], groups={"one": runs, "two": runs})
     assert [column.name for column in columns(grid)] == ["b", "a", "adam", "sgd-cosine"]
+
+
+def test_a_group_of_baselines_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"groups\.both: 'sgd' is a baseline, expected run directories"):
+        run(made(groups={"both": ["sgd", "adam"]}), tmp_path / "out", say=lambda line: None)
+    assert not (tmp_path / "out").exists()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from pydantic import ValidationError
 
 from l2o.interop.optax import gradient_based
 from l2o.registry import parse
@@ -73,3 +74,8 @@ def test_a_student_learns_its_teachers_rate():
         return jax.lax.scan(step, carry, None, 150)[0][0]
 
     np.testing.assert_allclose(np.exp(train(jnp.array(-2.0))), RATE, rtol=0.05)
+
+
+def test_a_teacher_needs_its_learning_rate():
+    with pytest.raises(ValidationError, match="teacher: adam has no learning_rate, expected one"):
+        parse(EstimatorConfig, {"kind": "imitate", "teacher": {"kind": "adam"}})
