@@ -1,22 +1,25 @@
-"""Classical test functions with known optima, translated at random."""
+"""Families of classical test functions with known optima: for gradient methods, and for black-box optimizers."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from l2o.core import Problem, Task
-from l2o.registry import register
+from l2o.registry import nearest, register
 from l2o.space import Space
+from tasks import functions
 from tasks.family import FamilyConfig, Split, TaskFamily
 
 
 class Function(NamedTuple):
-    """A function of a vector of any length from 2 on, with its minimum 0.
+    """A function of a vector of any length from 2 on, in units that hardly depend on the length, with its minimum 0.
 
     Attributes:
       value: `[d] -> []`.
@@ -29,38 +32,12 @@ class Function(NamedTuple):
     reach: float
 
 
-def rosenbrock(x):
-    """A curved valley (Rosenbrock 1960), per dimension."""
-    return jnp.mean(100 * (x[1:] - x[:-1] ** 2) ** 2 + (1 - x[:-1]) ** 2)
-
-
-def rastrigin(x):
-    """A bowl with many local minima (Rastrigin 1974), per dimension."""
-    return jnp.mean(x**2 + 10 * (1 - jnp.cos(2 * jnp.pi * x)))
-
-
-def ackley(x):
-    """Flat far away, a funnel in the middle (Ackley 1987), with its tip rounded off."""
-    radius = jnp.sqrt(jnp.mean(x**2) + 1e-12)
-    return 20 - 20 * jnp.exp(-0.2 * radius) + jnp.e - jnp.exp(jnp.mean(jnp.cos(2 * jnp.pi * x)))
-
-
-def ellipsoid(x):
-    """A quadratic of condition number a million (Hansen et al. 2009, function 2), per dimension."""
-    return jnp.mean(10 ** (6 * jnp.linspace(0, 1, x.shape[0])) * x**2) / 1e3
-
-
-def log_sum_exp(x):
-    """Convex, quadratic near the optimum and linear far away: the mean of log cosh."""
-    return jnp.mean(jnp.logaddexp(x, -x) - jnp.log(2.0))
-
-
 FUNCTIONS = {
-    "rosenbrock": Function(rosenbrock, 1.0, 2.0),
-    "rastrigin": Function(rastrigin, 0.0, 5.0),
-    "ackley": Function(ackley, 0.0, 5.0),
-    "ellipsoid": Function(ellipsoid, 0.0, 5.0),
-    "log_sum_exp": Function(log_sum_exp, 0.0, 5.0),
+    "rosenbrock": Function(lambda x: functions.rosenbrock(x) / (x.shape[0] - 1), 1.0, 2.0),
+    "rastrigin": Function(lambda x: functions.rastrigin(x) / x.shape[0], 0.0, 5.0),
+    "ackley": Function(functions.ackley, 0.0, 5.0),
+    "ellipsoid": Function(lambda x: functions.ellipsoid(x) / x.shape[0] / 1e3, 0.0, 5.0),
+    "log_sum_exp": Function(functions.log_sum_exp, 0.0, 5.0),
 }
 Name = Literal["rosenbrock", "rastrigin", "ackley", "ellipsoid", "log_sum_exp"]
 
@@ -117,3 +94,120 @@ class Synthetic(TaskFamily):
             return jax.lax.switch(number, [f.value for f in self._functions], x - shift)
 
         return Task.from_loss(loss, Problem(Space.free(), start), info={"x_opt": optimum, "f_opt": jnp.zeros(())})
+
+
+def _known(name: str) -> str:
+    if name not in functions.FUNCTIONS:
+        hint = nearest(name, list(functions.FUNCTIONS))
+        raise ValueError(f"unknown function {name!r}{hint}, expected one of {', '.join(functions.FUNCTIONS)}")
+    return name
+
+
+@register
+class FunctionConfig(FamilyConfig):
+    """One test function on the unit cube, under the random transformations of Chen et al. (2017, section 3.2).
+
+    They move, stretch and turn the function about its published minimum, which stays inside the cube and keeps its
+    value; points of the cube that land outside the published domain have the value of the same formula. The minima
+    of many functions (the sphere, Rastrigin, Ackley, Griewank, ...) lie in the middle of their domain, and so close
+    to where runs start: such functions are a test only with a translation of 0.3 or more.
+
+    Attributes:
+      function: its name in `tasks.functions`.
+      dimension: number of variables, at least 2; may be left out where the function fixes it.
+      translation: the minimum is moved by up to this fraction of the cube in every coordinate, and kept 0.02 inside.
+      scaling: every axis is stretched by a factor between 1 - scaling and 1 + scaling.
+      flip: mirror each axis with probability 1/2.
+      permute: shuffle the axes.
+      rotate: turn by a random orthogonal matrix, which makes a separable function one that is not.
+      normalize: divide by the standard deviation over the published domain, so that regrets on different functions
+        compare; otherwise values are the published ones.
+    """
+
+    kind: Literal["function"] = "function"
+    function: Annotated[str, AfterValidator(_known)]
+    dimension: int | None = Field(default=None, ge=2, le=1000)
+    translation: float = Field(default=0.1, ge=0, le=0.5)
+    scaling: float = Field(default=0.1, ge=0, lt=1)
+    flip: bool = True
+    permute: bool = True
+    rotate: bool = False
+    normalize: bool = False
+
+    @model_validator(mode="after")
+    def _check(self):
+        fixed = functions.FUNCTIONS[self.function].dimension
+        if fixed is None and self.dimension is None:
+            raise ValueError(f"dimension is missing: {self.function} has any number of variables")
+        if fixed is not None and self.dimension not in (None, fixed):
+            raise ValueError(f"dimension: {self.function} has {fixed} variables, found {self.dimension}")
+        return self
+
+    def build(self, split: Split = "train") -> "Transformed":
+        """The family; both splits draw new transformations every time, so they are the same distribution."""
+        del split
+        dimension = self.dimension or functions.FUNCTIONS[self.function].dimension
+        assert dimension is not None
+        return Transformed(self, dimension, spread(self.function, dimension) if self.normalize else 1.0)
+
+
+@functools.cache
+def spread(name: str, dimension: int) -> float:
+    """Standard deviation of a function over its domain, from 4,096 points that are always the same."""
+    function = functions.FUNCTIONS[name]
+    low, high, _, _ = function.landmarks(dimension)
+    points = jnp.asarray(np.random.default_rng(0).uniform(low, high, (4096, dimension)))
+    return float(np.std(np.asarray(jax.jit(jax.vmap(function.value))(points), np.float64)))
+
+
+class Transformation(NamedTuple):
+    """How a function lies in the unit cube.
+
+    Attributes:
+      optimum: where its minimum is.
+      axes: steps away from there in the cube to steps away from the published minimum, in widths of the domain.
+    """
+
+    optimum: Float[Array, "d"]
+    axes: Float[Array, "d d"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Transformed(TaskFamily):
+    """See `FunctionConfig`. A task's parameters are a `Transformation`; values are in multiples of `unit`."""
+
+    config: FunctionConfig = field(metadata={"static": True})
+    dimension: int = field(metadata={"static": True})
+    unit: Any
+
+    def sample(self, key):
+        c, d = self.config, self.dimension
+        move_key, scale_key, flip_key, permute_key, rotate_key = jax.random.split(key, 5)
+        low, high, x_opt, _ = functions.FUNCTIONS[c.function].landmarks(d)
+        axes = jnp.eye(d)
+        if c.permute:
+            axes = jax.random.permutation(permute_key, axes)
+        if c.flip:
+            axes = axes * jax.random.rademacher(flip_key, (1, d), axes.dtype)
+        # mirrored and shuffled about the middle of the cube; stretched and turned about the minimum
+        middle = 0.5 + axes.T @ jnp.asarray((x_opt - low) / (high - low) - 0.5)
+        optimum = middle + c.translation * jax.random.uniform(move_key, (d,), minval=-1.0)
+        if c.rotate:
+            axes = jax.random.orthogonal(rotate_key, d) @ axes
+        axes = axes * (1 + c.scaling * jax.random.uniform(scale_key, (d, 1), minval=-1.0))
+        return Transformation(jnp.clip(optimum, 0.02, 0.98), axes)
+
+    def task(self, params):
+        function, d = functions.FUNCTIONS[self.config.function], self.dimension
+        low, high, x_opt, f_opt = function.landmarks(d)
+        origin, width = jnp.asarray(x_opt), jnp.asarray(high - low)
+
+        def loss(key, u):
+            del key
+            # in full precision also where products of matrices have less by default, as the value is compared to f_opt
+            step = jnp.matmul(params.axes, u - params.optimum, precision="highest")
+            return function.value(origin + width * step) / self.unit
+
+        problem = Problem(Space.box(jnp.zeros(d), jnp.ones(d)), jnp.full(d, 0.5), 0.3)
+        return Task.from_loss(loss, problem, info={"x_opt": params.optimum, "f_opt": jnp.asarray(f_opt / self.unit)})

@@ -11,6 +11,7 @@ from tasks.family import FamilyConfig, TaskFamily
 
 KINDS = list(l2o.kinds(FamilyConfig))
 FIELDS = {
+    "function": {"function": "hartmann6"},
     "mixture": {"families": [{"kind": "mlp_classifier"}, {"kind": "quadratic"}]},
     "rescaled": {"family": {"kind": "quadratic"}, "parameters": 1.0, "per": "coordinate", "objective": 1.0},
 }
