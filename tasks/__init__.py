@@ -1,6 +1,7 @@
 """What is optimized: families that sample tasks as pytrees. Importing a file here registers its kinds."""
 
 from tasks import characters as characters
+from tasks import control as control
 from tasks import datasets as datasets
 from tasks import mixture as mixture
 from tasks import quadratic as quadratic
