@@ -81,10 +81,16 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in ZOO.glob("*/optimizer.json"))
 
 
-def five_steps(optimizer: Optimizer) -> list[float | None]:
-    """Values along five steps on a fixed quadratic bowl, None where not finite: what pins an artifact's behaviour."""
-    curvature = jnp.array([0.1, 0.5, 1.0, 4.0])
-    problem = Problem(Space.free(), start=jnp.array([1.0, -1.0, 0.5, 0.25]), horizon=jnp.asarray(5))
+def five_steps(learned: LearnedOptimizer, theta: Theta) -> list[float | None]:
+    """Values along five steps on a fixed quadratic bowl, None where not finite: what pins an artifact's behaviour.
+
+    The bowl has four coordinates and no bounds for gradient-based families; for the others one coordinate, in [-2, 2].
+    """
+    optimizer, bounded = learned.bind(theta), learned.native is None
+    curvature, start = jnp.array([0.1, 0.5, 1.0, 4.0]), jnp.array([1.0, -1.0, 0.5, 0.25])
+    curvature, start = (curvature[:1], start[:1]) if bounded else (curvature, start)
+    space = Space.box(jnp.array([-2.0]), jnp.array([2.0])) if bounded else Space.free()
+    problem = Problem(space, start, horizon=jnp.asarray(5))
     task = Task.from_loss(lambda key, x: 0.5 * jnp.sum(curvature * x**2), problem)
     init_key, run_key = jax.random.split(jax.random.key(0))
     state = optimizer.init(init_key, problem)
@@ -118,7 +124,7 @@ def save(path: str | Path, config: OptimizerConfig, theta: Theta, provenance: di
         version=VERSION,
         config=config.model_dump(mode="json"),
         theta_sha256=hashlib.sha256(blob).hexdigest(),
-        five_steps=five_steps(config.build().bind(theta)),
+        five_steps=five_steps(config.build(), theta),
         provenance=provenance or {},
     )
     for name, data in (

@@ -72,6 +72,20 @@ class Optimizer(NamedTuple):
     tell: Callable[[PRNGKeyArray, State, X, Evaluation], State]
 
 
+class HostOptimizer(NamedTuple):
+    """The same three functions for what cannot be traced: ordinary Python, called on the host, for use in host loops.
+
+    Attributes:
+      init: as in `Optimizer`.
+      ask: as in `Optimizer`.
+      tell: as in `Optimizer`.
+    """
+
+    init: Callable[[PRNGKeyArray, Problem], State]
+    ask: Callable[[PRNGKeyArray, State], tuple[X, State]]
+    tell: Callable[[PRNGKeyArray, State, X, Evaluation], State]
+
+
 class LearnedOptimizer(NamedTuple):
     """An architecture: meta-parameters in, optimizer out.
 
@@ -164,10 +178,12 @@ class Objective(NamedTuple):
     Attributes:
       init: `(Task) -> Carry`.
       step: `(Carry, t, X[n, ...], Evaluation) -> (Carry, loss)`, where t counts the updates made so far.
+      queries: whether `step` reads X; otherwise it is given None, because X may be a large network.
     """
 
     init: Callable[[Task], Carry]
     step: Callable[[Carry, Any, X, Evaluation], tuple[Carry, Float[Array, ""]]]
+    queries: bool = False
 
 
 class OptimizerConfig(Config):
@@ -190,7 +206,7 @@ class BaselineConfig(Config):
         """Its name in tables."""
         return self.kind
 
-    def build(self) -> Optimizer:
+    def build(self) -> Optimizer | HostOptimizer:
         """The optimizer this configuration describes."""
         raise TypeError(f"{type(self).__name__} does not define build()")
 

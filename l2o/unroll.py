@@ -25,6 +25,11 @@ def values_only(x: X, evaluation: Evaluation) -> tuple[X, Evaluation]:
     return None, Evaluation(evaluation.value, None, evaluation.judged)
 
 
+def queries_and_values(x: X, evaluation: Evaluation) -> tuple[X, Evaluation]:
+    """Keep all but the gradients."""
+    return x, Evaluation(evaluation.value, None, evaluation.judged)
+
+
 def query(
     optimizer: Optimizer,
     task: Task,

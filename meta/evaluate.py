@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from l2o.core import Evaluation, Objective, Optimizer, Trajectory
-from l2o.unroll import query, unroll, values_only
+from l2o.core import Objective, Optimizer, Trajectory
+from l2o.unroll import queries_and_values, query, unroll, values_only
 from meta.objective import accumulate
 from meta.parallel import AXIS, DIVIDED, WHOLE
 from tasks.family import TaskFamily
@@ -57,18 +57,17 @@ def evaluate(
         sample_key, init_key, run_key, measure_key = jax.random.split(key, 4)
         task = family.task(family.sample(sample_key)).with_horizon(horizon)
         state = optimizer.init(init_key, task.problem)
-        state, run = unroll(optimizer, task, state, run_key, horizon, record=values_only)
+        record = queries_and_values if objective is not None and objective.queries else values_only
+        state, run = unroll(optimizer, task, state, run_key, horizon, record=record)
         x, last, _ = query(optimizer, task, state, run_key, horizon)
         point = jax.tree.map(lambda a: a[jnp.argmin(last.value)], x)
         out = {"value": jnp.append(run.evaluation.value.min(-1), last.value.min())}
         if measure:
             out |= task.measure(measure_key, point)
         if objective is not None:
-            whole = [
-                Evaluation(e.value, None, e.judged) for e in (run.evaluation, jax.tree.map(lambda a: a[None], last))
-            ]
-            values = jax.tree.map(lambda a, b: jnp.append(a, b, axis=0), *whole)
-            history = Trajectory(None, values, jnp.ones(horizon + 1, bool))
+            ends = jax.tree.map(lambda a: a[None], record(x, last))
+            xs, values = jax.tree.map(lambda a, b: jnp.append(a, b, axis=0), (run.x, run.evaluation), ends)
+            history = Trajectory(xs, values, jnp.ones(horizon + 1, bool))
             out["objective"] = accumulate(objective, objective.init(task), history)[1][1:].mean()
         return out
 

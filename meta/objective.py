@@ -4,10 +4,13 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from pydantic import Field
 
 from l2o.core import Carry, Evaluation, Objective, Trajectory
+from l2o.errors import UserError
+from l2o.gp import Posterior, expected_improvement, log_expected_improvement
 from l2o.registry import Config, register
 
 
@@ -93,6 +96,96 @@ class BestConfig(ObjectiveConfig):
             return best, best
 
         return Objective(lambda task: jnp.full((), jnp.inf), step)
+
+
+@register
+class ObservedImprovementConfig(ObjectiveConfig):
+    """`sum_t min(f(x_t) - min_{i < t} f(x_i), 0)`: Chen et al. (2017), section 2.2; it needs no model."""
+
+    kind: Literal["observed_improvement"] = "observed_improvement"
+
+    def build(self):
+        def step(best, t, x, evaluation):
+            value = self.value(evaluation)
+            seen = jnp.isfinite(best)
+            gain = jnp.where(seen, jnp.minimum(value - jnp.where(seen, best, 0.0), 0.0), 0.0)
+            return jnp.minimum(best, value), gain
+
+        return Objective(lambda task: jnp.full((), jnp.inf), step)
+
+
+@register
+class ExpectedImprovementConfig(ObjectiveConfig):
+    """`- sum_t EI(x_t | y_{1:t-1})` under the prior that the task was drawn from: Chen et al. (2017), section 2.2.
+
+    Of several queries in a round, each is scored given those before it. The first query of a run has nothing to improve
+    on and scores 0. For tasks whose info has a "prior".
+
+    Attributes:
+      log: take the logarithm of the expected improvement, which in the paper is left as it is.
+      max_trials: queries that the posterior has room for; later ones are scored but not remembered.
+    """
+
+    kind: Literal["expected_improvement"] = "expected_improvement"
+    max_trials: int = Field(default=101, ge=1, le=2000)
+
+    def build(self):
+        score = log_expected_improvement if self.log else expected_improvement
+
+        def init(task):
+            if "prior" not in task.info:
+                raise UserError(
+                    "meta.objective: expected_improvement needs tasks with a known prior, such as kind 'gp'"
+                )
+            return Posterior.empty(task.info["prior"], self.max_trials), jnp.full((), jnp.inf)
+
+        def one(carry, query):
+            posterior, best = carry
+            x, value = query
+            x, _ = ravel_pytree(x)
+            seen = jnp.isfinite(best)
+            mean, variance = posterior.predict(x[None])
+            gain = score(mean[0], variance[0], jnp.where(seen, best, 0.0))
+            return (posterior.observe(x, value), jnp.minimum(best, value)), jnp.where(seen, -gain, 0.0)
+
+        def step(carry, t, x, evaluation):
+            carry, gains = jax.lax.scan(one, carry, (x, evaluation.value))
+            return carry, jnp.sum(gains)
+
+        return Objective(init, step, queries=True)
+
+
+@register
+class RegretConfig(ObjectiveConfig):
+    """`sum_t discount^(horizon - t) (min_{i <= t} f(x_i) - f_opt)`: the discounted regret of TV et al. (2019).
+
+    For tasks whose info has an "f_opt".
+
+    Attributes:
+      log: take the natural logarithm of the regret plus `floor`.
+      discount: 1 weighs all steps alike, smaller values look at the end of the run.
+    """
+
+    kind: Literal["regret"] = "regret"
+    discount: float = Field(default=0.98, gt=0, le=1)
+
+    def build(self):
+        def init(task):
+            if "f_opt" not in task.info:
+                raise UserError(
+                    "meta.objective: regret needs tasks with a known optimum, such as kind 'gp' with optimum = true"
+                )
+            return jnp.full((), jnp.inf), jnp.asarray(task.info["f_opt"]), jnp.asarray(task.problem.horizon)
+
+        def step(carry, t, x, evaluation):
+            best, lowest, horizon = carry
+            judged = evaluation.value if evaluation.judged is None else evaluation.judged
+            best = jnp.minimum(best, jnp.min(judged))
+            regret = jnp.maximum(best - lowest, 0.0)
+            regret = jnp.log(regret + self.floor) if self.log else regret
+            return (best, lowest, horizon), self.discount ** jnp.maximum(horizon - t, 0) * regret
+
+        return Objective(init, step)
 
 
 def accumulate(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from l2o.core import Carry, LearnedOptimizer, Objective, State, Theta
 from l2o.registry import Config
-from l2o.unroll import Remat, query, unroll, values_only
+from l2o.unroll import Remat, queries_and_values, query, unroll, values_only
 from meta.objective import accumulate
 from tasks.family import TaskFamily
 
@@ -112,14 +112,15 @@ class Runs(NamedTuple):
         """
         task = family.task(run.params)
         optimizer, key = self.learned.bind(theta), jax.random.wrap_key_data(run.key)
+        record = queries_and_values if self.objective.queries else values_only
         state, trajectory = unroll(
             optimizer, task, run.state, key, self.length, run.step,
-            stop_gradient=stop_gradient, record=values_only, remat=self.remat,
+            stop_gradient=stop_gradient, record=record, remat=self.remat,
         )  # fmt: skip
         carry, losses = accumulate(self.objective, run.carry, trajectory, run.step)
         t = run.step + self.length
         x, evaluation, _ = query(optimizer, task, state, key, t, stop_gradient=stop_gradient)
-        _, last = self.objective.step(carry, t, *values_only(x, evaluation))
+        _, last = self.objective.step(carry, t, *record(x, evaluation))
         inside = jnp.append(trajectory.mask[1:], t <= task.problem.horizon)
         total = jnp.sum(jnp.where(inside, jnp.append(losses[1:], last), 0.0))
         new = run._replace(state=state, carry=carry, step=t)

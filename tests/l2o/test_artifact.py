@@ -87,7 +87,7 @@ def test_the_loaded_optimizer_is_the_saved_one(saved):
     for tx in (loaded.optax(), loaded.optax(horizon=9)):
         expected = CONFIG.build().native(THETA, None)
         assert_equal(tx.update(gradient, tx.init(gradient))[0], expected.update(gradient, expected.init(gradient))[0])
-    np.testing.assert_allclose(artifact.five_steps(loaded.optimizer), loaded.check, rtol=1e-5)
+    np.testing.assert_allclose(artifact.five_steps(loaded.learned, loaded.theta), loaded.check, rtol=1e-5)
 
 
 def test_five_steps_pins_the_behaviour(saved):
@@ -96,7 +96,7 @@ def test_five_steps_pins_the_behaviour(saved):
     # 0.5 * sum(curvature * start^2) before the first update
     np.testing.assert_allclose(check[0], 0.5 * (0.1 + 0.5 + 0.25 + 4 / 16), rtol=1e-6)
     changed = jax.tree.map(lambda a: a + 0.01, THETA)
-    assert not np.allclose(artifact.five_steps(CONFIG.build().bind(changed)), check, rtol=1e-4)
+    assert not np.allclose(artifact.five_steps(CONFIG.build(), changed), check, rtol=1e-4)
 
 
 def test_saving_replaces_what_is_there(mine):
@@ -115,7 +115,7 @@ def test_memory_layout_does_not_matter(tmp_path):
 @pytest.mark.parametrize("name", l2o.names())
 def test_a_shipped_optimizer_reproduces_its_stored_output(name):
     loaded = l2o.load(name)
-    np.testing.assert_allclose(artifact.five_steps(loaded.optimizer), loaded.check, rtol=1e-5)
+    np.testing.assert_allclose(artifact.five_steps(loaded.learned, loaded.theta), loaded.check, rtol=1e-5)
     assert loaded.provenance
 
 
@@ -143,7 +143,7 @@ def test_a_kind_of_ones_own(tmp_path):
         loaded = l2o.load(l2o.save(tmp_path, config, theta))
         assert loaded.config == config
         assert_equal(loaded.theta, theta)
-        np.testing.assert_allclose(artifact.five_steps(loaded.optimizer), loaded.check, rtol=1e-5)
+        np.testing.assert_allclose(artifact.five_steps(loaded.learned, loaded.theta), loaded.check, rtol=1e-5)
     finally:
         del _KINDS[l2o.OptimizerConfig]["test_scaled"]
     message = refused(tmp_path, tmp_path / "optimizer.json", "test_scaled")

@@ -1,0 +1,78 @@
+"""Searches that do not look at values: uniform random points, and a scrambled Sobol sequence."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from pydantic import Field
+
+from l2o.core import BaselineConfig, Optimizer, Problem, in_unit_cube
+from l2o.errors import UserError
+from l2o.registry import register
+
+BITS = 30  # of a Sobol point
+
+
+def need_bounds(name: str, problem: Problem) -> None:
+    """Refuse a free space.
+
+    Raises:
+      UserError: the problem has no bounds.
+    """
+    if problem.space.is_free:
+        raise UserError(f"{name} needs a space with bounds, and this problem has none")
+
+
+@register
+class RandomConfig(BaselineConfig):
+    """Uniform random points of the box (Bergstra and Bengio 2012)."""
+
+    kind: Literal["random"] = "random"
+
+    def build(self) -> Optimizer:
+        def init(key, problem):
+            del key
+            need_bounds(self.kind, problem)
+            return problem.space
+
+        def ask(key, space):
+            return jax.tree.map(lambda a: a[None], space.sample(key)), space
+
+        return Optimizer(init, ask, lambda key, state, x, evaluation: state)
+
+
+@register
+class SobolConfig(BaselineConfig):
+    """A Sobol sequence with a random digital shift (Sobol 1967; Owen 2003), from scipy's direction numbers.
+
+    Attributes:
+      max_trials: length of the sequence, rounded up to a power of two; after it, it begins again with another shift.
+    """
+
+    kind: Literal["sobol"] = "sobol"
+    max_trials: int = Field(default=1024, ge=1, le=65_536)
+
+    def build(self) -> Optimizer:
+        length = 1 << (self.max_trials - 1).bit_length()
+
+        def init(key, problem):
+            need_bounds(self.kind, problem)
+            flat, _ = ravel_pytree(problem.start)
+            start = jax.tree.map(jnp.asarray, problem.start)
+            return jax.random.key_data(key), jnp.zeros((), jnp.int32), jnp.zeros(flat.shape), start
+
+        def ask(key, state):
+            del key
+            from scipy.stats import qmc
+
+            data, count, flat, start = state
+            points = qmc.Sobol(flat.size, scramble=False, bits=BITS).random_base2(length.bit_length() - 1)
+            table = jnp.asarray((points * 2**BITS).astype("uint32"))
+            shift_key = jax.random.fold_in(jax.random.wrap_key_data(data), count // length)
+            shift = jax.random.bits(shift_key, flat.shape, jnp.uint32) >> (32 - BITS)
+            unit = (table[count % length] ^ shift) / 2.0**BITS
+            x = ravel_pytree(start)[1](unit.astype(flat.dtype))
+            return jax.tree.map(lambda a: a[None], x), (data, count + 1, flat, start)
+
+        return in_unit_cube(Optimizer(init, ask, lambda key, state, x, evaluation: state))
