@@ -5,11 +5,13 @@
 """
 
 from l2o import baselines as baselines
+from l2o import blackbox as blackbox
 from l2o import gradient as gradient
 from l2o.artifact import Loaded, load, names, save
 from l2o.core import (
     BaselineConfig,
     Evaluation,
+    HostOptimizer,
     LearnedOptimizer,
     Objective,
     Optimizer,
@@ -21,7 +23,9 @@ from l2o.core import (
     state_bytes,
 )
 from l2o.errors import UserError
+from l2o.interop.minimize import minimize
 from l2o.interop.optax import from_optax
+from l2o.interop.search import Result, Search, Trial
 from l2o.registry import Config, by_kind, kinds, register
 from l2o.space import Space
 from l2o.unroll import query, unroll
@@ -30,21 +34,26 @@ __all__ = [
     "BaselineConfig",
     "Config",
     "Evaluation",
+    "HostOptimizer",
     "LearnedOptimizer",
     "Loaded",
     "Objective",
     "Optimizer",
     "OptimizerConfig",
     "Problem",
+    "Result",
+    "Search",
     "Space",
     "Task",
     "Trajectory",
+    "Trial",
     "UserError",
     "by_kind",
     "from_optax",
     "in_unit_cube",
     "kinds",
     "load",
+    "minimize",
     "names",
     "query",
     "register",
