@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
+from l2o.asynchronous import asynchronous
 from l2o.core import LearnedOptimizer, Theta
 from l2o.errors import UserError
 from l2o.registry import Config, by_kind, kinds, parse
@@ -47,6 +48,8 @@ class MetaConfig(Config):
       estimator: how its gradient is estimated; backprop when left out, none for an optimizer that needs none.
       optimizer: the rule that changes theta.
       devices: how many to divide the runs of a meta-step among, or "all": as many as can share them evenly.
+      workers: evaluations in progress at a time; with more than one, the optimizer is told of them out of order, see
+        `l2o.asynchronous`.
       init: a shipped optimizer or a directory to start theta from; fresh meta-parameters when left out.
       log_every: meta-steps in one jitted chunk and one line of metrics.
       validate_every: meta-steps between validations, a multiple of log_every.
@@ -62,6 +65,7 @@ class MetaConfig(Config):
     estimator: Annotated[SerializeAsAny[EstimatorConfig] | None, PlainValidator(_estimator)] = None
     optimizer: Annotated[SerializeAsAny[LearnerConfig], by_kind(LearnerConfig)] = AdamConfig()
     devices: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
+    workers: int = Field(default=1, ge=1, le=1000)
     init: str | None = Field(default=None, min_length=1)
     log_every: int = Field(default=50, ge=1)
     validate_every: int = Field(default=500, ge=1)
@@ -92,6 +96,18 @@ class MetaConfig(Config):
                 )
         return self
 
+    def employ(self, learned: LearnedOptimizer) -> LearnedOptimizer:
+        """The architecture as it is run in training: with the configured number of workers.
+
+        Raises:
+          UserError: a gradient-based optimizer with several workers.
+        """
+        if self.workers == 1:
+            return learned
+        if learned.native is not None:
+            raise UserError(f"meta.workers: found {self.workers}, expected 1 for an optimizer that reads gradients")
+        return learned._replace(bind=lambda theta: asynchronous(learned.bind(theta), self.workers))
+
     def learner(self, learned: LearnedOptimizer, family: TaskFamily) -> Learner:
         """The rule that changes theta.
 
@@ -99,7 +115,7 @@ class MetaConfig(Config):
           UserError: devices, tasks and families do not fit, or evosax refuses the algorithm.
         """
         return self.optimizer.build(
-            learned, self.objective.build(), self.estimator, self.horizon.longest, self.tasks, self.steps,
+            self.employ(learned), self.objective.build(), self.estimator, self.horizon.longest, self.tasks, self.steps,
             self.devices, len(family.parts),
         )  # fmt: skip
 
@@ -189,6 +205,7 @@ def train(
       UserError: the checkpoints belong to another config, or meta-gradients keep failing.
     """
     learner_key, start_key, validation_key = jax.random.split(jax.random.key(seed), 3)
+    bind = config.employ(learned).bind
     learner, objective = config.learner(learned, family), config.objective.build()
     mesh = learner.mesh
     shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), learner.specs)
@@ -232,7 +249,7 @@ def train(
             _refuse_failure(out, config, step, saved_step, int(state.failing), row)
             if step % config.validate_every == 0 or step == config.steps:
                 measured = evaluate(
-                    learned.bind, state.average, family, jax.random.clone(validation_key),
+                    bind, state.average, family, jax.random.clone(validation_key),
                     tasks=config.validation_tasks, horizon=config.horizon.validated(record.stage), batch=32,
                     objective=objective, measure=False, mesh=mesh,
                 )  # fmt: skip

@@ -3,6 +3,7 @@
 from tasks import characters as characters
 from tasks import control as control
 from tasks import datasets as datasets
+from tasks import gp as gp
 from tasks import mixture as mixture
 from tasks import quadratic as quadratic
 from tasks import rescaled as rescaled

@@ -9,7 +9,7 @@ proposal is a residual to the best point and to a quasi-random point rather than
 centre, and the same weights may serve every coordinate.
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import haiku as hk
 import jax
@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field
 
 from l2o.baselines.search import need_bounds
+from l2o.blackbox.memory import Memory
 from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Theta, in_unit_cube
 from l2o.errors import UserError
 from l2o.gradient.layers import cell, dense
@@ -26,7 +27,7 @@ from l2o.registry import register
 from l2o.space import X
 
 CLIP = 5.0  # normalised values are clipped here
-Memory = tuple[tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]], ...]
+Hidden = tuple[tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]], ...]
 
 
 @register
@@ -43,6 +44,11 @@ class RNNConfig(OptimizerConfig):
       max_dimension: largest number of coordinates.
       parallel: the network also reads each point that it proposes before the result is there, with a flag that says
         so (their section 2.4), for several workers whose results arrive out of order.
+      candidates: points among which each proposal is chosen, by expected improvement according to a memory of
+        everything seen (see `l2o.blackbox.memory`); half of them come from one output of the network, half from
+        another. 0 is the network of the paper, which has one output and no such memory.
+      length_scales: of the memory, in widths of the box.
+      max_trials: of the memory; when it is full, the better half is kept.
     """
 
     kind: Literal["rnn"] = "rnn"
@@ -52,6 +58,11 @@ class RNNConfig(OptimizerConfig):
     pooled: int = Field(default=16, ge=0, le=4096)
     max_dimension: int = Field(default=6, ge=1, le=1000)
     parallel: bool = False
+    candidates: int = Field(default=32, ge=0, le=65_536)
+    length_scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        default=(0.25, 0.5, 1.0), min_length=1, strict=False
+    )
+    max_trials: int = Field(default=128, ge=2, le=4096)
 
     def build(self) -> LearnedOptimizer:
         """The architecture."""
@@ -98,7 +109,8 @@ class State(NamedTuple):
     """State of a run.
 
     Attributes:
-      memory: of the LSTM, (h, c) for each layer; n is the number of coordinates, or 1 with joint weights.
+      hidden: of the LSTM, (h, c) for each layer; n is the number of coordinates, or 1 with joint weights.
+      memory: of everything seen, or None.
       seen: what the values were.
       shift: of the quasi-random sequence, in the unit cube.
       step: results told so far.
@@ -107,7 +119,8 @@ class State(NamedTuple):
       start: the problem's start, for the structure of a point.
     """
 
-    memory: Memory
+    hidden: Hidden
+    memory: Memory | None
     seen: Seen
     shift: Float[Array, "d"]
     step: Int[Array, ""]
@@ -147,6 +160,7 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
       UserError: the space has no bounds, or more than `max_dimension` coordinates.
     """
     shared, largest = config.weights == "shared", config.max_dimension
+    heads = 2 if config.candidates else 1
 
     def inputs(state: State, seen: Seen, x: Float[Array, "d"], value, ok, arrived) -> Float[Array, "features n"]:
         """What the LSTM reads: `state.seen` is what was known before this point, `seen` what is now."""
@@ -169,9 +183,9 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
         padded = jnp.pad(jnp.concatenate([each, jnp.ones((1, d), x.dtype)]), ((0, 0), (0, largest - d)))
         return jnp.concatenate([padded.reshape(-1), every])[:, None]
 
-    def network(features: Float[Array, "features n"], memory: Memory) -> Memory:
+    def network(features: Float[Array, "features n"], hidden: Hidden) -> Hidden:
         new, x = [], features
-        for layer, pair in enumerate(memory):
+        for layer, pair in enumerate(hidden):
             if shared and config.pooled:
                 mean = dense(f"pool_{layer}", jnp.mean(pair[0], 1, keepdims=True), config.pooled)
                 x = jnp.concatenate([x, jnp.broadcast_to(mean, (config.pooled, x.shape[1]))])
@@ -179,21 +193,21 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
             new.append(pair)
         return tuple(new)
 
-    def output(memory: Memory, d: int) -> Float[Array, "4 d"]:
-        h = memory[-1][0]
+    def output(hidden: Hidden, d: int) -> Float[Array, "heads 4 d"]:
+        h = hidden[-1][0]
         if shared:
-            return dense("output", h, 4)
-        return dense("output", h, 4 * largest)[:, 0].reshape(4, largest)[:, :d]
+            return dense("output", h, 4 * heads).reshape(heads, 4, d)
+        return dense("output", h, 4 * heads * largest)[:, 0].reshape(heads, 4, largest)[:, :, :d]
 
-    def whole(features, memory):
-        memory = network(features, memory)
-        return memory, output(memory, 1)
+    def whole(features, hidden):
+        hidden = network(features, hidden)
+        return hidden, output(hidden, 1)
 
     both = hk.without_apply_rng(hk.transform(whole))
     network_ = hk.without_apply_rng(hk.transform(network))
     output_ = hk.without_apply_rng(hk.transform(output))
 
-    def zeros(d: int) -> Memory:
+    def zeros(d: int) -> Hidden:
         start = jnp.zeros((config.hidden, d if shared else 1))
         return tuple((start, start) for _ in range(config.layers))
 
@@ -201,7 +215,8 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
         zero, nothing = jnp.zeros(()), jnp.zeros(d)
         seen = Seen(zero, zero, zero, jnp.full((), jnp.inf), nothing, zero)
         count = jnp.zeros((), jnp.int32)
-        return State(zeros(d), seen, nothing, count, count, jnp.ones(()), start)
+        memory = Memory.empty(config.length_scales, config.max_trials, d) if config.candidates else None
+        return State(zeros(d), memory, seen, nothing, count, count, jnp.ones(()), start)
 
     def init(key) -> Theta:
         state = fresh(1)
@@ -223,15 +238,23 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
             )
 
         def ask(key, state):
-            d = state.shift.shape[0]
-            mix, radius, direction, spread = output_.apply(theta, state.memory, d)
-            best, point = state.seen.best_x, quasi_random(state.shift, state.asked)
+            d, m = state.shift.shape[0], max(config.candidates, 1)
+            head = output_.apply(theta, state.hidden, d)[jnp.arange(m) * heads // m]
+            mix, radius, direction, spread = (head[:, i] for i in range(4))
+            best = state.seen.best_x[None]
+            numbers = state.asked * m + jnp.arange(m)
+            points = jax.vmap(lambda number: quasi_random(state.shift, number))(numbers)
             step = 0.5 * jnp.exp(jnp.clip(radius - 1.5, -9, 1)) * jnp.tanh(direction)
-            noise = jnp.exp(jnp.clip(spread - 3, -12, 0)) * jax.random.normal(key, (d,))
-            x = into_box(best + jax.nn.sigmoid(mix) * (point - best) + step + noise)
+            noise = jnp.exp(jnp.clip(spread - 3, -12, 0)) * jax.random.normal(key, (m, d))
+            bias = jnp.linspace(0.0, 4.0, heads)[jnp.arange(m) * heads // m][:, None]  # the last one looks far away
+            x = into_box(best + jax.nn.sigmoid(mix + bias) * (points - best) + step + noise)
+            if state.memory is None:
+                x = x[0]
+            else:
+                x = x[jnp.argmax(jax.lax.stop_gradient(state.memory.log_improvement(jax.lax.stop_gradient(x))))]
             if config.parallel:
                 waiting = inputs(state, state.seen, x, 0.0, jnp.array(False), jnp.zeros(()))
-                state = state._replace(memory=network_.apply(theta, waiting, state.memory))
+                state = state._replace(hidden=network_.apply(theta, waiting, state.hidden))
             state = state._replace(asked=state.asked + 1)
             return jax.tree.map(lambda a: a[None], ravel_pytree(state.start)[1](x)), state
 
@@ -243,7 +266,15 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
             value = jnp.where(ok, value, 0.0)
             seen = state.seen.add(flat, value, ok)
             features = inputs(state, seen, flat, value, ok, jnp.ones(()))
-            return state._replace(memory=network_.apply(theta, features, state.memory), seen=seen, step=state.step + 1)
+            memory = state.memory
+            if memory is not None:
+                rows = jnp.arange(memory.y.shape[0]) < memory.used
+                worst = jnp.where(memory.used > 0, jnp.max(jnp.where(rows, memory.y, -jnp.inf)) + memory.offset, 0.0)
+                memory = jax.lax.stop_gradient(
+                    memory.observe(*jax.lax.stop_gradient((flat, jnp.where(ok, value, worst))))
+                )
+            hidden = network_.apply(theta, features, state.hidden)
+            return state._replace(hidden=hidden, memory=memory, seen=seen, step=state.step + 1)
 
         return in_unit_cube(Optimizer(begin, ask, tell))
 
