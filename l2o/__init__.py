@@ -8,6 +8,7 @@ from l2o import baselines as baselines
 from l2o import blackbox as blackbox
 from l2o import gradient as gradient
 from l2o.artifact import Loaded, load, names, save
+from l2o.asynchronous import asynchronous
 from l2o.core import (
     BaselineConfig,
     Evaluation,
@@ -23,6 +24,7 @@ from l2o.core import (
     state_bytes,
 )
 from l2o.errors import UserError
+from l2o.interop.evosax import from_evosax
 from l2o.interop.minimize import minimize
 from l2o.interop.optax import from_optax
 from l2o.interop.search import Result, Search, Trial
@@ -48,7 +50,9 @@ __all__ = [
     "Trajectory",
     "Trial",
     "UserError",
+    "asynchronous",
     "by_kind",
+    "from_evosax",
     "from_optax",
     "in_unit_cube",
     "kinds",
