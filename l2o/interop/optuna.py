@@ -1,0 +1,108 @@
+"""Between this project's contract and Optuna."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+
+from l2o.core import HostOptimizer
+from l2o.errors import UserError
+from l2o.space import Space, X
+
+
+def need_optuna() -> Any:
+    """The package, silent but for errors.
+
+    Raises:
+      UserError: it is not installed.
+    """
+    try:
+        import optuna
+    except ModuleNotFoundError:
+        raise UserError("this optimizer is Optuna's, which is not installed: pip install optuna") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+@dataclasses.dataclass(eq=False)
+class OptunaState:
+    """An Optuna study, which changes in place.
+
+    Attributes:
+      study: with one float parameter for each coordinate, named x0, x1, ...
+      space: the box.
+      open: trials asked for and not told yet, each with its point as the caller has it.
+    """
+
+    study: Any
+    space: Space
+    open: list[tuple[Any, np.ndarray]]
+
+    @property
+    def distributions(self) -> dict[str, Any]:
+        """Of the parameters."""
+        bounds = zip(flatten(self.space.low), flatten(self.space.high), strict=True)
+        make = need_optuna().distributions.FloatDistribution
+        return {f"x{i}": make(float(low), float(high)) for i, (low, high) in enumerate(bounds)}
+
+
+def from_optuna(make: Callable[[int], Any], name: str = "an Optuna sampler") -> HostOptimizer:
+    """Lift an Optuna sampler to an optimizer for host loops.
+
+    The study inside the state changes in place, so a state that was asked or told is spent. Points may be told in any
+    order, also points that were never asked for.
+
+    Args:
+      make: `seed -> sampler`; the seed, below 2^31, is drawn from the key of `init`, and the other keys are not used.
+      name: for messages.
+    """
+
+    def init(key, problem):
+        optuna = need_optuna()
+        if problem.space.is_free:
+            raise UserError(f"{name} needs a space with bounds, and this problem has none")
+        seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
+        return OptunaState(optuna.create_study(sampler=make(seed)), problem.space, [])
+
+    def ask(key, state):
+        del key
+        trial = state.study.ask(state.distributions)
+        like, unravel = ravel_pytree(state.space.low)
+        values = np.asarray([trial.params[f"x{i}"] for i in range(like.size)])
+        x = state.space.project(unravel(jnp.asarray(values, like.dtype)))  # in single precision one may round outwards
+        state.open.append((trial, flatten(x)))
+        return jax.tree.map(lambda a: a[None], x), state
+
+    def tell(key, state, x, evaluation):
+        del key
+        for i, value in enumerate(np.asarray(evaluation.value, float)):
+            report(state, flatten(jax.tree.map(lambda a, i=i: a[i], x)), float(value))
+        return state
+
+    return HostOptimizer(init, ask, tell)
+
+
+def report(state: OptunaState, point: np.ndarray, value: float) -> None:
+    """Enter the value of a point; a value that is not finite is a failed trial."""
+    optuna = need_optuna()
+    outcome = optuna.trial.TrialState.COMPLETE if math.isfinite(value) else optuna.trial.TrialState.FAIL
+    told = value if math.isfinite(value) else None
+    for i, (trial, asked) in enumerate(state.open):
+        if np.array_equal(asked, point):
+            state.study.tell(trial, told, state=outcome)
+            del state.open[i]
+            return
+    params = {f"x{i}": float(p) for i, p in enumerate(point)}
+    state.study.add_trial(
+        optuna.trial.create_trial(state=outcome, value=told, params=params, distributions=state.distributions)
+    )
+
+
+def flatten(x: X) -> np.ndarray:
+    """A point as a vector on the host."""
+    return np.asarray(ravel_pytree(x)[0])
