@@ -1,3 +1,7 @@
 """Hand-designed optimizers, wrapped. Importing a file here registers its kinds."""
 
+from l2o.baselines import evosax as evosax
+from l2o.baselines import gp as gp
 from l2o.baselines import optax as optax
+from l2o.baselines import optuna as optuna
+from l2o.baselines import search as search

@@ -36,8 +36,8 @@ class RandomConfig(BaselineConfig):
             need_bounds(self.kind, problem)
             return problem.space
 
-        def ask(key, space):
-            return jax.tree.map(lambda a: a[None], space.sample(key)), space
+        def ask(key, state):
+            return jax.tree.map(lambda a: a[None], state.sample(key)), state
 
         return Optimizer(init, ask, lambda key, state, x, evaluation: state)
 

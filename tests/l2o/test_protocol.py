@@ -9,12 +9,28 @@ import numpy as np
 import pytest
 
 import l2o
-from l2o import Problem, Space, Task, unroll
+from l2o import HostOptimizer, Problem, Space, Task, UserError, unroll
+from l2o.baselines.gp import GPConfig
+from l2o.baselines.optax import TunedConfig
 from l2o.core import population_size
 
 START = {"w": jnp.array([[0.5, -1.0], [1.2, 0.25]]), "b": jnp.float32(0.75)}
+BOX = Space.box(jax.tree.map(lambda a: a - 4, START), jax.tree.map(lambda a: a + 3, START))
+
+
+def baseline(kind):
+    """Small, and such that three rounds reach all of its parts."""
+    config = l2o.kinds(l2o.BaselineConfig)[kind]
+    settings = {"learning_rate": 0.01} if issubclass(config, TunedConfig) else {}
+    if issubclass(config, GPConfig):
+        settings = {"initial": 1, "max_trials": 2, "candidates": 8, "fit_steps": 2, "ascent_steps": 2}
+    return config(**settings).build()
+
+
+# a HostOptimizer cannot be traced, by its definition, and this table is of what tracing promises
+TRACED = [kind for kind in l2o.kinds(l2o.BaselineConfig) if not isinstance(baseline(kind), HostOptimizer)]
 OPTIMIZERS = [
-    *(f"baseline {kind}" for kind in l2o.kinds(l2o.BaselineConfig)),
+    *(f"baseline {kind}" for kind in TRACED),
     *(f"fresh {kind}" for kind in l2o.kinds(l2o.OptimizerConfig)),
     *(f"shipped {name}" for name in l2o.names()),
 ]
@@ -29,8 +45,18 @@ def build(name):
     if source == "fresh":
         learned = l2o.kinds(l2o.OptimizerConfig)[name]().build()
         return learned.bind(learned.init(jax.random.key(0)))
-    config = l2o.kinds(l2o.BaselineConfig)[name]
-    return config(**({"learning_rate": 0.01} if "learning_rate" in config.model_fields else {})).build()
+    return baseline(name)
+
+
+@functools.cache
+def space(name):
+    """The box, for optimizers that refuse a free space."""
+    free = Problem(Space.free(), START)
+    try:
+        jax.eval_shape(lambda: build(name).init(jax.random.key(0), free))
+    except UserError:
+        return BOX
+    return Space.free()
 
 
 def loss(key, x):
@@ -38,13 +64,21 @@ def loss(key, x):
     return jnp.sum(jnp.cosh(x["w"]) + jnp.sin(x["w"] + 0.1 * jax.random.normal(key))) + jnp.cos(x["b"]) * x["b"]
 
 
-def problem(start=START, horizon=20):
-    return Problem(Space.free(), start, jnp.asarray(1.0), jnp.asarray(horizon))
+def problem(name, start=START, horizon=20):
+    return Problem(space(name), start, jnp.asarray(1.0), jnp.asarray(horizon))
+
+
+def task_of(problem):
+    """Gives gradients, except on a box."""
+    task = Task.from_loss(loss, problem)
+    if problem.space.is_free:
+        return task
+    return task._replace(evaluate=lambda key, x: task.evaluate(key, x)._replace(gradient=None))
 
 
 def rounds(optimizer, problem, count=3):
     """Rounds of ask, evaluate, tell in plain Python; the queries of each, and the last state."""
-    task = Task.from_loss(loss, problem)
+    task = task_of(problem)
     init_key, run_key = jax.random.split(jax.random.key(1))
     state, queries = optimizer.init(init_key, problem), []
     for t in range(count):
@@ -59,13 +93,15 @@ def shapes(tree):
     return jax.tree.map(lambda a: (jnp.shape(a), jnp.result_type(a)), tree)
 
 
-def assert_close(a, b):
+def assert_close(name, a, b):
+    tolerance = 1e-3 if name.startswith("baseline gp_") else 1e-5  # climbing a flat function amplifies rounding
     assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5), a, b)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, tolerance, tolerance), a, b)
 
 
 def test_the_table_is_not_empty():
-    assert {"baseline adam", "baseline sgd", "fresh lstm"} <= set(OPTIMIZERS)
+    assert {"baseline adam", "baseline sgd", "baseline cma_es", "baseline gp_ei", "fresh lstm"} <= set(OPTIMIZERS)
+    assert "baseline tpe" not in OPTIMIZERS
 
 
 @every_optimizer
@@ -77,7 +113,7 @@ def test_signatures(name):
 
 @every_optimizer
 def test_shapes_are_stable_and_ask_may_be_called_twice(name):
-    optimizer, task = build(name), Task.from_loss(loss, problem())
+    optimizer, task = build(name), task_of(problem(name))
 
     @jax.jit
     def play():
@@ -96,13 +132,13 @@ def test_shapes_are_stable_and_ask_may_be_called_twice(name):
     assert n >= 1
     for x in queries:
         assert shapes(x) == jax.tree.map(lambda a: ((n, *a.shape), a.dtype), START)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(x))
+        assert all(task.problem.space.contains(jax.tree.map(lambda a, i=i: a[i], x)) for i in range(n))
 
 
 @every_optimizer
 def test_jit_equals_eager(name):
     optimizer = build(name)
-    assert_close(jax.jit(lambda p: rounds(optimizer, p))(problem()), rounds(optimizer, problem()))
+    assert_close(name, jax.jit(lambda p: rounds(optimizer, p))(problem(name)), rounds(optimizer, problem(name)))
 
 
 @every_optimizer
@@ -112,21 +148,23 @@ def test_scan_equals_a_loop(name):
     def scanned(problem):
         init_key, run_key = jax.random.split(jax.random.key(1))
         state = optimizer.init(init_key, problem)
-        state, trajectory = unroll(optimizer, Task.from_loss(loss, problem), state, run_key, 3)
+        state, trajectory = unroll(optimizer, task_of(problem), state, run_key, 3)
         return trajectory.x, state
 
-    queries, state = jax.jit(lambda p: rounds(optimizer, p))(problem())
-    assert_close(jax.jit(scanned)(problem()), (jax.tree.map(lambda *x: jnp.stack(x), *queries), state))
+    queries, state = jax.jit(lambda p: rounds(optimizer, p))(problem(name))
+    assert_close(name, jax.jit(scanned)(problem(name)), (jax.tree.map(lambda *x: jnp.stack(x), *queries), state))
 
 
 @every_optimizer
 def test_vmap_over_problems_equals_a_loop(name):
     optimizer = build(name)
-    problems = [problem(jax.tree.map(lambda a, s=s: s * a, START), 10 * i + 5) for i, s in enumerate((1.0, -0.7, 0.3))]
+    problems = [
+        problem(name, jax.tree.map(lambda a, s=s: s * a, START), 10 * i + 5) for i, s in enumerate((1.0, -0.7, 0.3))
+    ]
     one = jax.jit(lambda p: rounds(optimizer, p))
     batched = jax.jit(jax.vmap(lambda p: rounds(optimizer, p)))(jax.tree.map(lambda *a: jnp.stack(a), *problems))
     for i, single in enumerate(problems):
-        assert_close(jax.tree.map(lambda a, i=i: a[i], batched), one(single))
+        assert_close(name, jax.tree.map(lambda a, i=i: a[i], batched), one(single))
 
 
 @every_optimizer
@@ -140,7 +178,7 @@ def test_each_function_is_traced_once_whatever_the_horizon(name):
 
         return jax.jit(call)
 
-    task = Task.from_loss(loss, problem())
+    task = task_of(problem(name))
     jitted = l2o.Optimizer(*(counted(field) for field in l2o.Optimizer._fields))
     evaluate = jax.jit(task.evaluate)
     for horizon in (5, 50):

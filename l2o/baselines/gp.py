@@ -1,0 +1,272 @@
+"""Bayesian optimization with an exact Gaussian process: expected improvement and the confidence bound, in pure JAX.
+
+As in Spearmint (Snoek, Larochelle and Adams 2012): a Matern-5/2 kernel with a length scale for each dimension, fitted
+anew for every proposal; then the acquisition function is climbed from the best of many random points.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from pydantic import Field
+
+from l2o.baselines.search import SobolConfig, need_bounds
+from l2o.core import BaselineConfig, Optimizer, in_unit_cube
+from l2o.errors import UserError
+from l2o.gp import Posterior, Prior, log_expected_improvement, log_likelihood
+from l2o.registry import register
+from l2o.space import X
+
+
+class GPState(NamedTuple):
+    """What has been observed, in the unit cube.
+
+    Attributes:
+      design: state of the sequence that the first points come from.
+      start: a point, for its structure.
+      prior: the given one, or the one last fitted to standardised values.
+      x: points.
+      y: values as they were told, also those of failed evaluations.
+      filled: how many rows are in use.
+      asked: proposals made.
+    """
+
+    design: Any
+    start: X
+    prior: Prior
+    x: Float[Array, "n d"]
+    y: Float[Array, "n"]
+    filled: Int[Array, ""]
+    asked: Int[Array, ""]
+
+
+class GPConfig(BaselineConfig):
+    """What both acquisition functions share.
+
+    Failed evaluations count as the worst finite value seen. When `max_trials` are in the buffer, a new one replaces
+    the worst of them.
+
+    Attributes:
+      max_trials: room for observations.
+      initial: points of a Sobol sequence that come first.
+      prior: "fit" finds the hyperparameters for every proposal, "given" reads the true ones from `problem.context`,
+        an `l2o.gp.Prior` of the unit cube and of values as they are: an oracle.
+      fit_steps: Adam steps on the posterior of the hyperparameters, from those of the last proposal.
+      candidates: random points that the acquisition function is first evaluated at.
+      ascent_steps: gradient steps on the acquisition function, from the best candidates.
+    """
+
+    max_trials: int = Field(default=128, ge=1, le=4096)
+    initial: int = Field(default=5, ge=1)
+    prior: Literal["fit", "given"] = "fit"
+    fit_steps: int = Field(default=10, ge=1)
+    candidates: int = Field(default=512, ge=8)
+    ascent_steps: int = Field(default=20, ge=0)
+
+    def acquisition(self, mean: Array, variance: Array, best: Array) -> Array:
+        """What is maximised, elementwise."""
+        raise TypeError(f"{type(self).__name__} does not define acquisition()")
+
+    def build(self) -> Optimizer:
+        design = SobolConfig(max_trials=self.initial).build()
+
+        def init(key, problem):
+            need_bounds(self.kind, problem)
+            if self.prior == "given" and not isinstance(problem.context, Prior):
+                raise UserError(f'{self.kind} with prior = "given" needs an l2o.gp.Prior as the context of the problem')
+            start = jax.tree.map(jnp.asarray, problem.start)
+            size = ravel_pytree(start)[0].size
+            prior = problem.context if self.prior == "given" else unpack(centre(size))
+            zero = jnp.zeros((), jnp.int32)
+            prior = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), prior)
+            if prior.length_scale.shape != (size,):
+                raise UserError(
+                    f"{self.kind}: the given prior has length scales of shape {prior.length_scale.shape}, expected"
+                    f" one for each of {size} coordinates"
+                )
+            x, y = jnp.zeros((self.max_trials, size)), jnp.zeros(self.max_trials)
+            return GPState(design.init(key, problem), start, prior, x, y, zero, zero)
+
+        def propose(key, state):
+            used = jnp.arange(self.max_trials) < state.filled
+            y = without_failures(state.y, used)
+            prior = state.prior
+            if self.prior == "fit":
+                y = standardised(y, used)
+                prior = fit(prior, state.x, y, state.filled, self.fit_steps)
+            posterior = Posterior.fit(prior, state.x, y, state.filled)
+            # what the model believes at the points observed: y - noise K^-1 (y - mean)
+            believed = jnp.where(used, y - prior.noise * (posterior.white @ posterior.inverse), jnp.inf)
+            best = jnp.where(state.filled > 0, jnp.min(believed), prior.mean)
+            leaders = state.x[jax.lax.top_k(-believed, min(4, self.max_trials))[1]]
+
+            def score(u):
+                return self.acquisition(*posterior.predict(u), best)
+
+            unit = maximise(key, score, leaders, self.candidates, self.ascent_steps)
+            return ravel_pytree(state.start)[1](unit), state._replace(prior=prior)
+
+        def begin(key, state):
+            x, inner = design.ask(key, state.design)
+            return jax.tree.map(lambda a: a[0], x), state._replace(design=inner)
+
+        def ask(key, state):
+            x, state = jax.lax.cond(state.asked < self.initial, begin, propose, key, state)
+            return jax.tree.map(lambda a: a[None], x), state._replace(asked=state.asked + 1)
+
+        def tell(key, state, x, evaluation):
+            del key
+            points = jax.vmap(lambda point: ravel_pytree(point)[0])(x)
+
+            def insert(state, told):
+                point, value = told
+                worst = jnp.argmax(jnp.where(jnp.isfinite(state.y), state.y, jnp.inf))
+                row = jnp.where(state.filled < self.max_trials, state.filled, worst)
+                filled = jnp.minimum(state.filled + 1, self.max_trials)
+                return state._replace(x=state.x.at[row].set(point), y=state.y.at[row].set(value), filled=filled), None
+
+            return jax.lax.scan(insert, state, (points, evaluation.value.astype(jnp.float32)))[0]
+
+        return in_unit_cube(Optimizer(init, ask, tell))
+
+
+@register
+class GPEIConfig(GPConfig):
+    """Expected improvement (Jones, Schonlau and Welch 1998), by its logarithm (Ament et al. 2023)."""
+
+    kind: Literal["gp_ei"] = "gp_ei"
+
+    def acquisition(self, mean, variance, best):
+        return log_expected_improvement(mean, variance, best)
+
+
+@register
+class GPUCBConfig(GPConfig):
+    """The confidence bound (Srinivas et al. 2010), which for a minimum is the lower one.
+
+    Attributes:
+      beta: squared width of the bound in standard deviations.
+    """
+
+    kind: Literal["gp_ucb"] = "gp_ucb"
+    beta: float = Field(default=4.0, ge=0)
+
+    def acquisition(self, mean, variance, best):
+        del best
+        return self.beta**0.5 * jnp.sqrt(variance) - mean
+
+
+def without_failures(y: Float[Array, "n"], used: Bool[Array, "n"]) -> Float[Array, "n"]:
+    """Values with failed evaluations as the worst finite one (0 where there is none), and 0 in unused rows."""
+    valid = used & jnp.isfinite(y)
+    worst = jnp.max(jnp.where(valid, y, -jnp.inf))
+    return jnp.where(valid, y, jnp.where(used & jnp.isfinite(worst), worst, 0.0))
+
+
+def standardised(y: Float[Array, "n"], used: Bool[Array, "n"]) -> Float[Array, "n"]:
+    """Values of the rows in use with mean 0 and standard deviation 1."""
+    y = y / jnp.maximum(jnp.max(jnp.abs(y)), 1e-30)  # squares of what is left do not overflow
+    count = jnp.maximum(jnp.sum(used), 1)
+    centred = jnp.where(used, y - jnp.sum(jnp.where(used, y, 0.0)) / count, 0.0)
+    return centred / jnp.maximum(jnp.sqrt(jnp.sum(centred**2) / count), 1e-7)
+
+
+def fit(prior: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""], steps: int) -> Prior:
+    """Towards the most probable hyperparameters for standardised values, by Adam.
+
+    From those of `prior`, unless others of shorter scales are more probable already: Adam alone does not leave the
+    hills of explaining everything as noise.
+    """
+    size = x.shape[1]
+    starts = [pack(prior), *(centre(size, scale) for scale in (0.3, 0.1, 0.03))]
+    starts = jax.tree.map(lambda *a: jnp.stack(a), *starts)
+    probable = jax.vmap(lambda raw: log_posterior(raw, x, y, count))(starts)
+    raw = jax.tree.map(lambda a: a[jnp.nanargmax(probable)], starts)
+    # in nats; below eps a slope is rounding, which Adam would enlarge to a step of full length
+    tx = optax.adam(optax.cosine_decay_schedule(0.1, steps, alpha=0.1), eps=1e-2)
+
+    def step(carry, _):
+        raw, moments = carry
+        gradient = jax.grad(lambda raw: -log_posterior(raw, x, y, count))(raw)
+        gradient = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0.0), gradient)
+        updates, moments = tx.update(gradient, moments)
+        return (within_limits(jax.tree.map(jnp.add, raw, updates)), moments), None
+
+    (raw, _), _ = jax.lax.scan(step, (raw, tx.init(raw)), length=steps)
+    sound = jnp.isfinite(log_posterior(raw, x, y, count))  # else the matrix was too near to a singular one
+    return unpack(jax.tree.map(lambda a, b: jnp.where(sound, a, b), raw, centre(size)))
+
+
+def log_posterior(raw: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""]) -> Float[Array, ""]:
+    """Of hyperparameters as `pack` gives them, up to a constant; they are normal around `centre` a priori."""
+    expected = centre(x.shape[1])
+    scales = jnp.sum(((raw.length_scale - expected.length_scale) / 0.8) ** 2)
+    variance, noise = (raw.variance - expected.variance) / 1.5, (raw.noise - expected.noise) / 2.0
+    return log_likelihood(unpack(raw), x, y, count) - 0.5 * (scales + variance**2 + noise**2 + raw.mean**2)
+
+
+def within_limits(raw: Prior) -> Prior:
+    """Limits of the logarithms; with a smaller noise the matrices would be singular in single precision."""
+    return raw._replace(
+        length_scale=jnp.clip(raw.length_scale, math.log(0.01), math.log(100.0)),
+        variance=jnp.clip(raw.variance, math.log(0.01), math.log(1000.0)),
+        noise=jnp.clip(raw.noise, math.log(1e-5), 0.0),
+        matern=jnp.ones_like(raw.matern),
+    )
+
+
+def centre(size: int, scale: float = 0.3) -> Prior:
+    """Where the hyperparameters are expected. Distances grow with the root of the dimension, and so do scales."""
+    scales = jnp.full(size, scale * size**0.5)
+    return pack(Prior(scales, jnp.ones(()), jnp.full((), 1e-4), jnp.zeros(()), jnp.ones(())))
+
+
+def pack(prior: Prior) -> Prior:
+    """Logarithms of the length scales, the variance, and the noise as a part of it; the mean as it is."""
+    noise = jnp.log(prior.noise / prior.variance)
+    return Prior(jnp.log(prior.length_scale), jnp.log(prior.variance), noise, prior.mean, prior.matern)
+
+
+def unpack(raw: Prior) -> Prior:
+    """Inverse of `pack`."""
+    variance, noise = jnp.exp(raw.variance), jnp.exp(raw.variance + raw.noise)
+    return Prior(jnp.exp(raw.length_scale), variance, noise, raw.mean, raw.matern)
+
+
+def maximise(
+    key: PRNGKeyArray, score: Callable[[Float[Array, "m d"]], Float[Array, "m"]], leaders: Float[Array, "k d"],
+    candidates: int, steps: int, starts: int = 4,
+) -> Float[Array, "d"]:  # fmt: skip
+    """The point of the unit cube with the largest score that is found.
+
+    Args:
+      key: decides the candidates.
+      score: of m points.
+      leaders: points near which it is often large.
+      candidates: uniform ones; there are a quarter as many around the leaders, at distances of all magnitudes.
+      steps: of gradient ascent by Adam, from the best `starts` of both sorts.
+    """
+    size, local = leaders.shape[1], candidates // 4
+    wide_key, which_key, width_key, normal_key = jax.random.split(key, 4)
+    wide = jax.random.uniform(wide_key, (candidates, size))
+    centres = leaders[jax.random.randint(which_key, (local,), 0, leaders.shape[0])]
+    width = 10 ** jax.random.uniform(width_key, (local, 1), minval=-3.0, maxval=-0.5)
+    near = jnp.clip(centres + width * jax.random.normal(normal_key, (local, size)), 0.0, 1.0)
+    wide, near = (u[jax.lax.top_k(score(u), min(starts, u.shape[0]))[1]] for u in (wide, near))
+    first = jnp.concatenate([wide, near])
+    tx = optax.adam(optax.exponential_decay(0.03, max(steps, 1), 0.01))
+
+    def climb(carry, _):
+        u, moments = carry
+        gradient = jax.grad(lambda u: -jnp.sum(score(u)))(u)
+        updates, moments = tx.update(jnp.where(jnp.isfinite(gradient), gradient, 0.0), moments)
+        return (jnp.clip(u + updates, 0.0, 1.0), moments), None
+
+    (last, _), _ = jax.lax.scan(climb, (first, tx.init(first)), length=steps)
+    found = jnp.concatenate([first, last])
+    return found[jnp.argmax(score(found))]
