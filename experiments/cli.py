@@ -5,7 +5,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import jax
 import typer
@@ -118,28 +118,41 @@ def study(
     overrides: Set = None,
     out: Out = None,
     modules: Import = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the grid in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of many cells in --out.")] = False,
 ) -> None:
     """Compare optimizers on held-out tasks, each baseline tuned."""
-    from experiments import grid, report, run
+    from experiments import blackbox, grid, report, report_blackbox, run
     from experiments import study as studies
-    from experiments.config import Grid, load_study
+    from experiments.config import BlackBox, Study, load_study
 
     import_modules(modules)
     chosen = load_study(config, overrides or [])
     if optimizer:
         chosen = chosen.model_copy(update={"optimizers": tuple(optimizer)})
-    if resume and (out is None or not isinstance(chosen, Grid)):
-        raise UserError("--resume goes on with a study over a grid: expected such a study, and its directory as --out")
+    if resume and (out is None or isinstance(chosen, Study)):
+        raise UserError("--resume goes on with a grid or a black-box study: expected one, and its directory as --out")
     out = out or run.fresh_directory(f"study_{Path(config).stem}")
-    if isinstance(chosen, Grid):
-        found = grid.run(chosen, out, say=lambda line: print(line, flush=True), resume=resume)
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
+    if isinstance(chosen, BlackBox):
+        found = blackbox.run(chosen, out, say=say, resume=resume)
+        print_table(*report_blackbox.overall(found))
+        print(report_blackbox.notes(found))
+        lines = report_blackbox.over_seeds(found)
+        for name in found["learned"]:
+            lines += [*report_blackbox.wins(found, name), *report_blackbox.sentences(found, name)]
+        print("\n".join([*lines, f"report: {out / 'report.html'}"]))
+        return
+    if not isinstance(chosen, Study):
+        found = grid.run(chosen, out, say=say, resume=resume)
         print_table(*report.grid_table(found))
         for sentence in report.sentences(found):
             print(sentence)
         print(f"report: {out / 'report.html'}")
         return
-    results = studies.run(chosen, out, say=lambda line: print(line, flush=True))
+    results = studies.run(chosen, out, say=say)
     header, rows = report.summary(results)
     print_table(header, rows)
     print(report.notes(results))
@@ -154,6 +167,7 @@ def list_(modules: Import = None) -> None:
     """Shipped optimizers, baselines, task families, configs and studies, one line each."""
     import tasks
     from experiments.config import Experiment, Study, load_study
+    from l2o.baselines.optax import TunedConfig
     from l2o.core import BaselineConfig, OptimizerConfig
     from meta.curriculum import HorizonConfig
     from meta.estimator import EstimatorConfig
@@ -165,7 +179,7 @@ def list_(modules: Import = None) -> None:
         "shipped optimizers": {name: _shipped(l2o.load(name)) for name in l2o.names()},
         "architectures": _first_lines(OptimizerConfig),
         "baselines": {
-            name: f"{_state(cls().build(1.0))}  {line}"
+            name: f"{_state(cast(Any, cls)().build(1.0) if issubclass(cls, TunedConfig) else None)}  {line}"
             for (name, line), cls in zip(
                 _first_lines(BaselineConfig).items(), l2o.kinds(BaselineConfig).values(), strict=True
             )
@@ -177,7 +191,10 @@ def list_(modules: Import = None) -> None:
         "meta-optimizers (meta.optimizer)": _first_lines(LearnerConfig),
         "horizons (meta.horizon)": _first_lines(HorizonConfig),
         "configs (l2o train)": {name: Experiment.load(name).description for name in Experiment.names()},
-        "studies (l2o study)": {name: load_study(name).description for name in Study.names()},
+        "studies (l2o study)": {
+            name: f"{'' if isinstance(study, Study) else study.kind:8}  {study.description}"
+            for name, study in ((name, load_study(name)) for name in Study.names())
+        },
     }
     for title, entries in groups.items():
         print(title)
@@ -186,12 +203,15 @@ def list_(modules: Import = None) -> None:
             print(f"  {name:<{width}}  {description}".rstrip())
 
 
-def _state(optimizer: l2o.Optimizer) -> str:
-    return f"{l2o.state_bytes(optimizer):4.0f} B/param"
+def _state(optimizer: l2o.Optimizer | None) -> str:
+    """Memory of an optimizer that reads gradients; what others keep does not grow with the parameters alone."""
+    shown = "" if optimizer is None else f"{l2o.state_bytes(optimizer):4.0f} B/param"
+    return f"{shown:12}"
 
 
 def _shipped(loaded: l2o.Loaded) -> str:
-    return f"{_state(loaded.optimizer)}  {loaded.provenance.get('description', '')}"
+    optimizer = None if loaded.learned.native is None else loaded.optimizer
+    return f"{_state(optimizer)}  {loaded.provenance.get('description', '')}"
 
 
 def _first_lines(room: type[l2o.Config]) -> dict[str, str]:

@@ -7,7 +7,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
 import tomli_w
 from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, model_validator
@@ -293,14 +293,76 @@ class Grid(Document):
         return self
 
 
-def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Study | Grid:
-    """A study of either kind.
+class BlackBox(Document):
+    """A comparison of black-box optimizers by simple regret; `kind = "blackbox"` in a study's file.
+
+    Attributes:
+      seed: decides tasks and all other randomness, the same for every optimizer.
+      tasks: task families with bounds, by the names of their cells; what is run comes from their test splits.
+      evaluations: of each run.
+      runs: paired runs of every optimizer in each cell.
+      steps: numbers of evaluations after which the regret is reported.
+      optimizers: learned optimizers by name or directory.
+      baselines: hand-designed optimizers, by the names of their columns.
+      groups: as in `Grid`.
+      relative_to: the column, random search say, whose mean regret that of the others is divided by.
+      reference: the column, the best one that is known, for the gap `(regret - reference) / relative_to`.
+      batch: runs computed side by side.
+      floor: smaller regrets count as equal, as values have single precision, and log axes end here.
+    """
+
+    kind: Literal["blackbox"] = "blackbox"
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    tasks: dict[str, Task] = Field(min_length=1)
+    evaluations: int = Field(default=100, ge=1)
+    runs: int = Field(default=64, ge=2)
+    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(20, 50, 100), min_length=1, strict=False)
+    optimizers: tuple[str, ...] = Field(default=(), strict=False)
+    baselines: dict[str, Baseline] = {}
+    groups: dict[str, Annotated[tuple[str, ...], Field(min_length=2, strict=False)]] = {}
+    relative_to: str | None = None
+    reference: str | None = None
+    batch: int = Field(default=64, ge=1)
+    floor: float = Field(default=1e-6, gt=0)
+
+    @classmethod
+    def folder(cls) -> Path:
+        return HERE / "studies"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        late = [step for step in self.steps if step > self.evaluations]
+        if late:
+            raise ValueError(f"step {late[0]} lies beyond the {self.evaluations} evaluations of a run")
+        if list(self.steps) != sorted(set(self.steps)):
+            raise ValueError(f"steps must increase, found {list(self.steps)}")
+        for field, names in (("tasks", self.tasks), ("baselines", self.baselines)):
+            wrong = [name for name in names if not re.fullmatch(r"[\w+-][\w.+-]*", name)]
+            if wrong:  # they are names of files, too
+                raise ValueError(f"{field}: found the name {wrong[0]!r}, expected letters, digits and any of _ . + -")
+        if self.reference is not None and self.relative_to is None:
+            raise ValueError("reference needs relative_to, the column that the gap is divided by")
+        return self
+
+
+AnyStudy = Study | Grid | BlackBox
+STUDIES: dict[str, type[Grid] | type[BlackBox]] = {"grid": Grid, "blackbox": BlackBox}
+
+
+def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
+    """A study of any kind.
 
     Raises:
       UserError: as `Document.load`.
     """
     data, source = Study.read(name_or_path, overrides)
-    return Grid.parse(data, source) if data.get("kind") == "grid" else Study.parse(data, source)
+    kind = data.get("kind")
+    if kind is None:
+        return Study.parse(data, source)
+    if kind not in list(STUDIES):
+        hint = nearest(kind, list(STUDIES))
+        raise UserError(f"{source}: unknown kind {kind!r}{hint}, expected one of {', '.join(STUDIES)}, or none")
+    return STUDIES[kind].parse(data, source)
 
 
 def _assign(data: dict[str, Any], override: str) -> None:
@@ -368,10 +430,12 @@ def _fields(cls: Any, data: Any, location: Sequence[Any]) -> list[str]:
     """Names of the fields allowed at a location, following the `kind` tags in the data."""
     for part in location:
         data = data[part] if isinstance(data, (dict, list)) else None
-        if isinstance(part, str):
-            field = cls.model_fields[part].annotation
-            cls = getattr(field, "__args__", (field,))[0]
-            cls = getattr(cls, "__args__", (cls,))[0] if not isinstance(cls, type) else cls
+        if get_origin(cls) is dict:  # the part is a name that somebody chose
+            cls = cls.__args__[1]
+        elif isinstance(part, str):
+            cls = cls.model_fields[part].annotation
+        while get_origin(cls) is not dict and hasattr(cls, "__args__"):
+            cls = cls.__args__[0]
         default = cls.model_fields["kind"].default if "kind" in getattr(cls, "model_fields", ()) else None
         kind = data.get("kind", default) if isinstance(data, dict) else None
         if isinstance(kind, str) and kind in kinds(cls):

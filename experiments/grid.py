@@ -16,16 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import report, statistics
+from experiments.cells import begin, save
 from experiments.config import Grid
 from experiments.progress import Say, pieces
-from experiments.run import claim
 from experiments.study import Column, columns, label, rates_of
 from experiments.time_to_result import TAIL, profile_scores, steps_to
 from l2o.core import BaselineConfig
 from l2o.errors import UserError
 from l2o.files import write_whole
 from l2o.registry import kinds, parse
-from meta.checkpoints import difference
 from meta.evaluate import evaluate
 from tasks.family import FamilyConfig
 
@@ -132,28 +131,21 @@ def run(grid: Grid, out: Path, say: Say = print, resume: bool = False) -> dict[s
         for member in members:
             if member in kinds(BaselineConfig):
                 raise UserError(f"groups.{name}: {member!r} is a baseline, expected run directories")
-    if resume and (out / "config.toml").is_file():
-        changed = difference(_identity(Grid.load(out / "config.toml")), _identity(grid))
-        if changed:
-            raise UserError(f"cannot resume {out}: {changed} since the study began")
-    else:
-        claim(out, "choose another --out, or --resume the study in it")
-    write_whole(out / "config.toml", grid.toml())
-    (out / "cells").mkdir(exist_ok=True)
+    folder = begin(grid, out, resume)
     say(f"{len(settings)} cells, {len(found)} optimizers, {grid.runs} runs each")
     tuned, seconds = [column for column in found if column.tuned], 0.0
     scores: dict[str, list[np.ndarray]] = {column.name: [] for column in tuned}
     rows: dict[str, list[dict[str, Any]]] = {}
     with pieces(len(settings) * (len(tuned) + len(found)), say) as done:
         for cell, column in itertools.product(settings, tuned):
-            score, took = _tune(grid, cell, column, out / "cells" / f"{cell.name}-{column.name}-tune.npz")
+            score, took = _tune(grid, cell, column, folder / f"{cell.name}-{column.name}-tune.npz")
             scores[column.name].append(score)
             seconds += took
             done(f"tuned {column.name} on {cell.name}")
         rates = {name: choose(np.stack(found), grid) for name, found in scores.items()}
         for (index, cell), column in itertools.product(enumerate(settings), found):
             wanted = [float(r) for r in rates[column.name][:, index]] if column.tuned else [column.argument]
-            runs, took = _test(grid, cell, column, out / "cells" / f"{cell.name}-{column.name}.npz", wanted)
+            runs, took = _test(grid, cell, column, folder / f"{cell.name}-{column.name}.npz", wanted)
             for way, one in zip(WAYS if column.tuned else ("",), runs, strict=True):
                 rows.setdefault(f"{column.name} ({way})" if way else column.name, []).append(one)
             seconds += took
@@ -165,11 +157,6 @@ def run(grid: Grid, out: Path, say: Say = print, resume: bool = False) -> dict[s
     return results
 
 
-def _identity(grid: Grid) -> dict[str, Any]:
-    """What a resumed grid may not change: everything but the learned optimizers, which are known by their checksum."""
-    return grid.model_dump(mode="json", exclude={"description", "optimizers", "groups"}, exclude_none=True)
-
-
 def _tune(grid: Grid, cell: Cell, column: Column, path: Path) -> tuple[np.ndarray, float]:
     """Mean log final loss of each rate on the cell's training split, and the seconds it took."""
     if not path.is_file():
@@ -178,7 +165,7 @@ def _tune(grid: Grid, cell: Cell, column: Column, path: Path) -> tuple[np.ndarra
             values, _ = runner(float(rate), "train", grid.tune.runs)
             scores.append(log_loss(final(values["value"]), grid.floor).mean())
         jax.clear_caches()  # hundreds of programs in one process are more than its memory map can hold
-        _save(path, scores=np.array(scores), took=np.array(time.perf_counter() - start))
+        save(path, scores=np.array(scores), took=np.array(time.perf_counter() - start))
     known = np.load(path)
     return known["scores"], float(known["took"])
 
@@ -196,20 +183,13 @@ def _test(
             values, seconds = runner(argument, "test", grid.runs)
             known |= {f"{name}/{key}": value for key, value in values.items()} | {f"{name}/seconds": np.array(seconds)}
         known["took"] = known.get("took", np.array(0.0)) + time.perf_counter() - start
-        _save(path, **known)
+        save(path, **known)
         jax.clear_caches()
     return [
         {key.removeprefix(f"{name}/"): value for key, value in known.items() if key.startswith(f"{name}/")}
         | {"rate": argument if isinstance(argument, float) else None}
         for name, argument in zip(names, arguments, strict=True)
     ], float(known["took"])
-
-
-def _save(path: Path, **arrays: np.ndarray) -> None:
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
-    part.replace(path)
 
 
 def choose(scores: np.ndarray, grid: Grid) -> np.ndarray:

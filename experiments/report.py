@@ -61,7 +61,8 @@ def image(path: Path, alt: str) -> str:
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
-def _figure(width: float = 8.0, height: float = 4.5):
+def figure_of(width: float = 8.0, height: float = 4.5):
+    """pyplot and an empty figure, of a size in inches, that needs no display."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -73,7 +74,7 @@ def _figure(width: float = 8.0, height: float = 4.5):
 def training(out: Path, experiment: Any, result: Result) -> None:
     """curves.png and report.html of a finished training."""
     rows = read_metrics(out / "metrics.jsonl")
-    plt, figure = _figure()
+    plt, figure = figure_of()
     loss_axes, final_axes = figure.subplots(1, 2)
     loss_axes.plot([r["step"] for r in rows], [r["meta_loss"] for r in rows], lw=1, label="meta-loss, training")
     checked = [r for r in rows if "validation" in r]
@@ -105,11 +106,17 @@ def training(out: Path, experiment: Any, result: Result) -> None:
     )
     body = (
         f"<p>{html.escape(experiment.description)}</p>{facts}{image(out / 'curves.png', 'meta-training curves')}"
-        f"<h2>Use it</h2><pre>import l2o\ntx = l2o.load({html.escape(repr(str(out)))}).optax()</pre>"
+        f"<h2>Use it</h2><pre>{html.escape(_use(out, experiment))}</pre>"
         f"<p>Compare it: <code>l2o study STUDY --optimizer {html.escape(str(out))}</code></p>"
         f"<h2>Config</h2><pre>{html.escape(experiment.toml())}</pre>"
     )
     write_whole(out / "report.html", page(f"Meta-training {out.name}", body))
+
+
+def _use(out: Path, experiment: Any) -> str:
+    if experiment.optimizer.build().native is None:
+        return f"import l2o\nbest = l2o.minimize(f, bounds, optimizer={str(out)!r})"
+    return f"import l2o\ntx = l2o.load({str(out)!r}).optax()"
 
 
 def summary(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -153,13 +160,17 @@ def verdicts(results: dict[str, Any], name: str) -> list[str]:
     sentences = []
     for measure in results["measures"]:
         pairs = [c for c in results["comparisons"] if c["optimizer"] == name and c["measure"] == measure]
-        below = [c["against"] for c in pairs if c["high"] is not None and c["high"] < 0]
-        above = [c["against"] for c in pairs if c["low"] is not None and c["low"] > 0]
-        rest = [f"{c['against']} ({_why(c)})" for c in pairs if c["against"] not in below + above]
-        parts = [f"{word} {', '.join(names)}" for word, names in
-                 (("below", below), ("above", above), ("undecided against", rest)) if names]  # fmt: skip
-        sentences.append(f"{name} at {measure}: {'; '.join(parts)}")
+        sentences.append(f"{name} at {measure}: {verdict(pairs)}")
     return sentences
+
+
+def verdict(pairs: list[dict[str, Any]]) -> str:
+    """Part of a sentence on the paired comparisons of one optimizer with others: "below adam; above sgd"."""
+    below = [c["against"] for c in pairs if c["high"] is not None and c["high"] < 0]
+    above = [c["against"] for c in pairs if c["low"] is not None and c["low"] > 0]
+    rest = [f"{c['against']} ({_why(c)})" for c in pairs if c["against"] not in below + above]
+    named = (("below", below), ("above", above), ("undecided against", rest))
+    return "; ".join(f"{word} {', '.join(names)}" for word, names in named if names)
 
 
 def _why(comparison: dict[str, Any]) -> str:
@@ -169,7 +180,7 @@ def _why(comparison: dict[str, Any]) -> str:
 
 def study(out: Path, results: dict[str, Any]) -> None:
     """curves.png and report.html of a study."""
-    plt, figure = _figure()
+    plt, figure = figure_of()
     axes = figure.subplots()
     for name, curve in results["curves"].items():
         mean, low, high = ([math.nan if v is None else v for v in curve[k]] for k in ("mean", "low", "high"))
@@ -236,7 +247,7 @@ def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[di
     columns = sorted(results["columns"], key=lambda column: column["ratio"][0])
     names = [column["name"] for column in columns]
     ratios = np.log10([[max(cell["ratio"][0], 1e-30) for cell in column["cells"]] for column in columns])
-    plt, figure = _figure(4 + 0.42 * len(cells), 2.5 + 0.3 * len(columns))
+    plt, figure = figure_of(4 + 0.42 * len(cells), 2.5 + 0.3 * len(columns))
     axes = figure.subplots()
     drawn = axes.imshow(np.clip(ratios, -3, 3), cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto")
     axes.set_xticks(range(len(cells)), [cell.name for cell in cells], rotation=90, fontsize=8)
@@ -250,7 +261,7 @@ def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[di
     shown = [*learned, results["reference"], *[n for n in names if n.endswith("-cosine (grid)")]]
     across = 4
     down = -(-len(cells) // across)
-    plt, figure = _figure(4 * across, 2.6 * down)
+    plt, figure = figure_of(4 * across, 2.6 * down)
     places = list(figure.subplots(down, across, squeeze=False).flat)
     for axes in places[len(cells) :]:
         axes.set_axis_off()
@@ -319,7 +330,7 @@ def sentences(results: dict[str, Any]) -> list[str]:
 
 def _profile_figure(out: Path, columns: list[dict[str, Any]]) -> None:
     """profile.png: the share of workloads finished within a multiple of the shortest time."""
-    plt, figure = _figure(11, 3.8)
+    plt, figure = figure_of(11, 3.8)
     at = np.geomspace(1, LARGEST, 200)
     shown = [column["name"] for column in rivals(columns)]
     for axes, measure in zip(figure.subplots(1, 2, sharey=True), MEASURES, strict=True):

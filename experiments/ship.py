@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import l2o
-from experiments import report
+from experiments import report, report_blackbox
 from l2o.artifact import ZOO
 from l2o.errors import UserError
 
@@ -23,6 +23,15 @@ def scores(results: dict[str, Any]) -> dict[str, Any]:
             "study": {name: study[name] for name in ("description", "seed", "runs", "task", "tune", "floor")},
             "cells": ["-".join(map(str, cell.values())) for cell in results["cells"]],
             "table": [dict(zip(header, row, strict=True)) for row in rows],
+        }
+    if study.get("kind") == "blackbox":
+        tables = {"over all cells": report_blackbox.overall(results)}
+        tables |= {cell["cell"]: report_blackbox.of_cell(results, cell) for cell in results["cells"]}
+        return {
+            "study": {name: study[name] for name in ("description", "seed", "runs", "evaluations", "tasks")},
+            "tables": {
+                n: [dict(zip(header, row, strict=True)) for row in rows] for n, (header, rows) in tables.items()
+            },
         }
     header, rows = report.summary(results)
     return {

@@ -4,15 +4,16 @@ A diverged run has no finite loss: it is written as None and counts as the large
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 CONFIDENCE = 0.95
+Runs = Sequence[float | None] | np.ndarray
 
 
-def interval(values: Sequence[float | None] | np.ndarray) -> tuple[float, float, float]:
+def interval(values: Runs) -> tuple[float, float, float]:
     """Mean and its 95 % Student t interval; the mean is infinite, and the interval unbounded, if any run diverged."""
     from scipy import stats
 
@@ -26,7 +27,7 @@ def interval(values: Sequence[float | None] | np.ndarray) -> tuple[float, float,
     return float(x.mean()), float(low), float(high)
 
 
-def paired(ours: Sequence[float | None], theirs: Sequence[float | None]) -> dict[str, Any]:
+def paired(ours: Runs, theirs: Runs) -> dict[str, Any]:
     """Paired difference `ours - theirs` with its 95 % interval, and the share of runs in which ours is lower.
 
     The interval of the win rate is Wilson's. Ties count as half a win. A difference that diverged runs make
@@ -57,5 +58,21 @@ def curve(values: np.ndarray) -> dict[str, list[float | None]]:
     }
 
 
-def _floats(values: Sequence[float | None] | np.ndarray) -> np.ndarray:
+def bootstrap(
+    statistic: Callable[..., np.ndarray], samples: Sequence[np.ndarray], seed: int, resamples: int = 4000
+) -> tuple[float, float, float]:
+    """A function of the means of paired samples [n], with its 95 % percentile interval over resampled pairs.
+
+    The function is elementwise. Not finite where a run diverged.
+    """
+    stacked = np.array(samples, np.float64)
+    if not np.isfinite(stacked).all():
+        return math.inf, -math.inf, math.inf
+    chosen = np.random.default_rng(seed).integers(stacked.shape[1], size=(resamples, stacked.shape[1]))
+    with np.errstate(divide="ignore", invalid="ignore"):  # where all that is drawn is 0
+        low, high = np.nanquantile(statistic(*stacked[:, chosen].mean(2)), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return float(statistic(*stacked.mean(1))), float(low), float(high)
+
+
+def _floats(values: Runs) -> np.ndarray:
     return np.array([math.inf if v is None else v for v in values], np.float64)

@@ -1,5 +1,6 @@
 """A study: tuned baselines and learned optimizers on the same held-out tasks, starts and minibatches."""
 
+import hashlib
 import json
 import math
 import time
@@ -12,7 +13,7 @@ import numpy as np
 
 import l2o
 from experiments import report, statistics
-from experiments.config import Grid, RatesConfig, Study
+from experiments.config import AnyStudy, BlackBox, RatesConfig, Study
 from experiments.progress import Say
 from experiments.run import claim
 from l2o.core import BaselineConfig
@@ -32,33 +33,38 @@ class Column(NamedTuple):
       tuned: whether the study tunes it.
       learned: whether it was meta-trained.
       sha256: checksum of a learned optimizer's theta.
+      gradients: whether it reads gradients.
+      identity: a short name of a learned optimizer's architecture and theta, for files.
     """
 
     name: str
-    make: Callable[..., l2o.Optimizer]
+    make: Callable[..., l2o.Optimizer | l2o.HostOptimizer]
     argument: Any
     tuned: bool
     learned: bool
     sha256: str = ""
+    gradients: bool = True
+    identity: str = ""
 
 
-def columns(study: Study | Grid) -> list[Column]:
+def columns(study: AnyStudy) -> list[Column]:
     """The optimizers of a study, learned ones first.
 
     Raises:
       UserError: an optimizer that does not exist.
     """
     found = []
-    members = [member for group in study.groups.values() for member in group] if isinstance(study, Grid) else []
+    groups = {} if isinstance(study, Study) else study.groups
+    members = [member for group in groups.values() for member in group]
     for name in [*study.optimizers, *(m for m in dict.fromkeys(members) if m not in study.optimizers)]:
         if name in kinds(BaselineConfig):
             found.append(_baseline(kinds(BaselineConfig)[name]()))
             continue
-        loaded = l2o.load(name, also=list(kinds(BaselineConfig)))
-        column = Column(label(name), loaded.learned.bind, loaded.theta, False, learned=True, sha256=loaded.sha256)
+        column = _learned(l2o.load(name, also=list(kinds(BaselineConfig))), label(name))
         found.append(column._replace(name=name) if column.name in [c.name for c in found] else column)
     asked = [column.name for column in found]
-    found += [_baseline(baseline) for baseline in study.baselines if baseline.label not in asked]
+    named = study.baselines.items() if isinstance(study, BlackBox) else [(b.label, b) for b in study.baselines]
+    found += [_baseline(baseline)._replace(name=name) for name, baseline in named if name not in asked]
     if not found:
         raise UserError("the study has no optimizers, expected some in optimizers or baselines, or --optimizer")
     labels = [column.name for column in found]
@@ -73,9 +79,17 @@ def label(name: str) -> str:
     return name if name in l2o.names() else Path(name).resolve().name
 
 
+def _learned(loaded: l2o.Loaded, name: str) -> Column:
+    whole = loaded.sha256 + json.dumps(loaded.config.model_dump(mode="json"), sort_keys=True)
+    return Column(
+        name, loaded.learned.bind, loaded.theta, tuned=False, learned=True, sha256=loaded.sha256,
+        gradients=loaded.learned.native is not None, identity=hashlib.sha256(whole.encode()).hexdigest()[:12],
+    )  # fmt: skip
+
+
 def _baseline(baseline: Any) -> Column:
     if "learning_rate" not in type(baseline).model_fields:
-        return Column(baseline.label, lambda _: baseline.build(), None, tuned=False, learned=False)
+        return Column(baseline.label, lambda _: baseline.build(), None, tuned=False, learned=False, gradients=False)
     rate = baseline.learning_rate
     return Column(baseline.label, baseline.build, rate, tuned=rate is None, learned=False)
 

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,23 @@ from meta.parallel import AXIS, DIVIDED, WHOLE
 from tasks.family import TaskFamily
 
 
-@functools.partial(jax.jit, static_argnames=("make", "tasks", "horizon", "batch", "objective", "measure", "mesh"))
+class RunKeys(NamedTuple):
+    """Randomness of one run: of the task, and of an optimizer's init, of its rounds (see `unroll`), and of measures."""
+
+    sample: PRNGKeyArray
+    init: PRNGKeyArray
+    run: PRNGKeyArray
+    measure: PRNGKeyArray
+
+
+def run_keys(key: PRNGKeyArray) -> RunKeys:
+    """How `evaluate` divides the key of a task, of which it splits one for each task from its own."""
+    return RunKeys(*jax.random.split(key, 4))
+
+
+@functools.partial(
+    jax.jit, static_argnames=("make", "tasks", "horizon", "batch", "objective", "measure", "every", "mesh")
+)
 def evaluate(
     make: Callable[[Any], Optimizer],
     argument: Any,
@@ -29,6 +45,7 @@ def evaluate(
     batch: int | None = None,
     objective: Objective | None = None,
     measure: bool = True,
+    every: bool = False,
     mesh: Mesh | None = None,
 ) -> dict[str, Float[Array, "tasks ..."]]:
     """Run an optimizer on freshly drawn tasks.
@@ -45,16 +62,18 @@ def evaluate(
       horizon: updates in a run.
       batch: tasks computed side by side on each device, to bound memory; all when None.
       measure: also take each task's measures at the last point.
+      every: also return the value of every query, in the order of asking.
       objective: also report its mean loss per update as "objective".
       mesh: divide the tasks among these devices.
 
     Returns:
-      "value" [tasks, horizon + 1], the value after t updates, and each measure of the task at the last point [tasks].
+      "value" [tasks, horizon + 1], the value after t updates, the best one of n where an optimizer asks for n points at
+      a time; each measure of the task at the last point [tasks]; and "every" [tasks, (horizon + 1) n].
     """
 
     def one(argument, family, key):
         optimizer = make(argument)
-        sample_key, init_key, run_key, measure_key = jax.random.split(key, 4)
+        sample_key, init_key, run_key, measure_key = run_keys(key)
         task = family.task(family.sample(sample_key)).with_horizon(horizon)
         state = optimizer.init(init_key, task.problem)
         record = queries_and_values if objective is not None and objective.queries else values_only
@@ -64,6 +83,8 @@ def evaluate(
         out = {"value": jnp.append(run.evaluation.value.min(-1), last.value.min())}
         if measure:
             out |= task.measure(measure_key, point)
+        if every:
+            out["every"] = jnp.append(run.evaluation.value, last.value[None], axis=0).reshape(-1)
         if objective is not None:
             ends = jax.tree.map(lambda a: a[None], record(x, last))
             xs, values = jax.tree.map(lambda a, b: jnp.append(a, b, axis=0), (run.x, run.evaluation), ends)

@@ -13,6 +13,7 @@ import l2o
 import tasks
 from experiments.config import Experiment, Study, load_study
 from l2o import registry
+from l2o.baselines.optax import TunedConfig
 from l2o.core import BaselineConfig, OptimizerConfig
 from meta.curriculum import HorizonConfig
 from meta.estimator import EstimatorConfig
@@ -126,7 +127,9 @@ def test_list_names_everything_when_piped(users_folder, shell):
     assert sections["horizons (meta.horizon)"] == list(l2o.kinds(HorizonConfig))
     assert {"fixed", "log_uniform", "curriculum"} <= set(sections["horizons (meta.horizon)"])
     memory = {words[0]: words[1:3] for words in map(str.split, found.out.splitlines()) if "B/param" in words}
-    assert set(memory) == {*sections["shipped optimizers"], *sections["baselines"]}
+    learned = [name for name in l2o.names() if l2o.load(name).learned.native is not None]
+    tuned = [name for name, config in l2o.kinds(BaselineConfig).items() if issubclass(config, TunedConfig)]
+    assert set(memory) == {*learned, *tuned}
     assert memory["sgd"] == ["0", "B/param"] and memory["adam"] == ["8", "B/param"]
     assert sections["configs (l2o train)"] == Experiment.names()
     assert sections["studies (l2o study)"] == Study.names()

@@ -1,0 +1,46 @@
+"""What studies of many cells share: a directory that a killed study goes on in, and a file for each piece of work."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.config import BlackBox, Grid
+from experiments.run import claim
+from l2o.errors import UserError
+from l2o.files import write_whole
+from meta.checkpoints import difference
+
+
+def begin(study: Grid | BlackBox, out: Path, resume: bool) -> Path:
+    """Create the directory of a study, or find the one to go on with.
+
+    Returns:
+      The folder of its pieces.
+
+    Raises:
+      UserError: the directory is in use, or holds another study.
+    """
+    if resume and (out / "config.toml").is_file():
+        changed = difference(_identity(type(study).load(out / "config.toml")), _identity(study))
+        if changed:
+            raise UserError(f"cannot resume {out}: {changed} since the study began")
+    else:
+        claim(out, "choose another --out, or --resume the study in it")
+    write_whole(out / "config.toml", study.toml())
+    (out / "cells").mkdir(exist_ok=True)
+    return out / "cells"
+
+
+def _identity(study: Grid | BlackBox) -> dict[str, Any]:
+    """What a resumed study may not change: everything but the learned optimizers, which are known by their checksum."""
+    return study.model_dump(mode="json", exclude={"description", "optimizers", "groups"}, exclude_none=True)
+
+
+def save(path: Path, **arrays: np.ndarray) -> None:
+    """Write a piece, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    with part.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
+    part.replace(path)
