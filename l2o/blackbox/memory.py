@@ -1,9 +1,9 @@
-"""A memory of all points and values that is read with kernels: Gaussian processes whose fit is in closed form.
+"""A memory of all points and values that is read with kernels: Gaussian processes that nobody has to fit.
 
-For each of a few fixed length scales, the mean and the variance of the function are those of largest likelihood given
-everything seen, and the length scales are weighed by what remains of the likelihood (Jones et al. 1998, equations 5 to
-8). So nothing is optimised, an observation costs O(n^2), and reading is invariant to shifts and scales of the values.
-No derivatives go through it.
+It keeps a few vectors of length scales. Given those, the mean and the variance of the function are the ones of largest
+likelihood in closed form, and the vectors are weighed by what remains of the likelihood (Jones et al. 1998, equations 5
+to 8). At a few moments of a run, random changes of the length scales compete with them. An observation costs O(n^2),
+and reading is invariant to shifts and scales of the values. No derivatives go through it.
 """
 
 from typing import NamedTuple
@@ -11,19 +11,23 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from l2o.gp import log_expected_improvement
 
 NOISE = 1e-4  # of an observation, in variances of the function: what float32 needs
-SMALL = 1e-12
+SMALL = 1e-10
+TYPICAL, SPREAD = 0.5, 0.75  # length scales are believed to be log-normal: the median, the deviation of the logarithm
+CHANGE = 0.3  # deviation of the random changes of their logarithms
+RIVALS = 12  # how many of those compete at a time
+SIZES = (16, 32, 64)  # numbers of points for which that competition is compiled apart
 
 
 class Memory(NamedTuple):
-    """Observations, and what reading them needs for each of g length scales.
+    """Observations, and what reading them needs for each of g vectors of length scales.
 
     Attributes:
-      length_scales: in widths of the box.
+      scales: length scales, in widths of the box.
       x: points in the unit cube; rows from `used` on mean nothing.
       y: their values less the first one.
       offset: the first value.
@@ -31,9 +35,10 @@ class Memory(NamedTuple):
       white: the inverses times y, and times a vector of ones.
       log_det: sums of the logarithms of the factors' diagonals.
       used: observations that are in it.
+      due: how many there will be when the length scales next change.
     """
 
-    length_scales: Float[Array, "g"]
+    scales: Float[Array, "g d"]
     x: Float[Array, "n d"]
     y: Float[Array, "n"]
     offset: Float[Array, ""]
@@ -41,42 +46,44 @@ class Memory(NamedTuple):
     white: Float[Array, "g n 2"]
     log_det: Float[Array, "g"]
     used: Int[Array, ""]
+    due: Int[Array, ""]
 
     @classmethod
-    def empty(cls, length_scales: tuple[float, ...], size: int, dimension: int) -> "Memory":
-        """Nothing seen, and room for `size` points."""
-        g, n = len(length_scales), size
+    def empty(cls, size: int, dimension: int, vectors: int = 3) -> "Memory":
+        """Nothing seen, and room for `size` points; each vector begins with equal length scales."""
+        each = TYPICAL * jnp.geomspace(0.5, 2.0, vectors)
+        n, d, g = size, dimension, vectors
         return cls(
-            jnp.array(length_scales), jnp.zeros((n, dimension)), jnp.zeros(n), jnp.zeros(()), jnp.zeros((g, n, n)),
-            jnp.zeros((g, n, 2)), jnp.zeros(g), jnp.zeros((), jnp.int32),
+            jnp.broadcast_to(each[:, None], (g, d)), jnp.zeros((n, d)), jnp.zeros(n), jnp.zeros(()),
+            jnp.zeros((g, n, n)), jnp.zeros((g, n, 2)), jnp.zeros(g), jnp.zeros((), jnp.int32),
+            jnp.full((), min(6, n), jnp.int32),
         )  # fmt: skip
 
     def weights(self, x: Float[Array, "m d"]) -> Float[Array, "g n m"]:
         """The inverses times the correlations with m points."""
-        squared = jnp.sum((self.x[:, None] - x[None]) ** 2, -1)
-        distance = jnp.sqrt(5 * squared)[None] / self.length_scales[:, None, None]
-        matern = (1 + distance + distance**2 / 3) * jnp.exp(-distance)
-        return self.inverse @ matern  # rows of the inverse beyond `used` are zero, and its columns too
+        # columns of the inverse from `used` on are zero, so rows of x beyond it do not matter
+        return self.inverse @ jax.vmap(lambda scales: _correlation(scales, self.x, x))(self.scales)
 
     def fit(self) -> tuple[Float[Array, "g"], Float[Array, "g"], Float[Array, "g"]]:
-        """Mean and variance of the function by maximum likelihood, and the weight of each length scale."""
-        count = jnp.maximum(self.used, 1).astype(self.y.dtype)
-        ones, ys = self.white[:, :, 1], self.white[:, :, 0]
-        mean = jnp.sum(ones * ys, 1) / jnp.maximum(jnp.sum(ones**2, 1), SMALL)
-        squares = jnp.sum((ys - mean[:, None] * ones) ** 2, 1)
-        variance = jnp.where(squares > 0, squares / count, 1.0)
-        return mean, variance, jax.nn.softmax(-0.5 * count * jnp.log(variance) - self.log_det)
+        """Mean and variance of the function by maximum likelihood, and the weight of each vector of length scales."""
+        mean, variance, log = _profile(self.white, self.log_det, self.used)
+        return mean, variance, jax.nn.softmax(log + _belief(self.scales))
+
+    def residual(self) -> Float[Array, "g n"]:
+        """The whitened residuals from the mean."""
+        mean, _, _ = self.fit()
+        return self.white[:, :, 0] - mean[:, None] * self.white[:, :, 1]
 
     def predict(self, x: Float[Array, "m d"]) -> tuple[Float[Array, "g m"], Float[Array, "g m"]]:
-        """Means, less the first value, and variances of the function at m points for each length scale."""
+        """Means, less the first value, and variances of the function at m points for each vector of length scales."""
         mean, variance, _ = self.fit()
         w = self.weights(x)
-        residual = self.white[:, :, 0] - mean[:, None] * self.white[:, :, 1]
-        means = mean[:, None] + jnp.einsum("gn,gnm->gm", residual, w)
-        return means, variance[:, None] * jnp.maximum(1 - jnp.sum(w**2, 1), NOISE)
+        means = mean[:, None] + jnp.einsum("gn,gnm->gm", self.residual(), w)
+        # at a point that was evaluated the noise alone is left, and nothing is to be learned there
+        return means, variance[:, None] * jnp.maximum(1 - jnp.sum(w**2, 1) - NOISE, SMALL)
 
     def log_improvement(self, x: Float[Array, "m d"]) -> Float[Array, "m"]:
-        """Logarithm of the expected improvement on the lowest value at m points, averaged over the length scales."""
+        """Logarithm of the expected improvement on the lowest value at m points, averaged over the vectors."""
         _, variance, weight = self.fit()
         means, variances = self.predict(x)
         best = jnp.min(jnp.where(jnp.arange(self.y.shape[0]) < self.used, self.y, jnp.inf))
@@ -85,9 +92,22 @@ class Memory(NamedTuple):
         gains = log_expected_improvement((means - best) / scale, variances / scale**2, 0.0)
         return jax.nn.logsumexp(jnp.log(weight)[:, None] + jnp.log(scale) + gains, axis=0)
 
-    def observe(self, x: Float[Array, "d"], y: Float[Array, ""]) -> "Memory":
+    def descent(self, x: Float[Array, "d"]) -> Float[Array, "d"]:
+        """Direction in which the mean falls fastest at a point, in length scales; of unit length, or zero."""
+        _, _, weight = self.fit()
+        leading = jnp.argmax(weight)
+        scales = self.scales[leading]
+        dual = self.residual()[leading] @ self.inverse[leading]
+        difference = (x[None] - self.x) / scales[None]
+        distance = jnp.sqrt(5 * jnp.sum(difference**2, -1))
+        slope = (
+            -5 / 3 * (1 + distance) * jnp.exp(-distance)
+        )  # the derivative of the kernel is this times the difference
+        downhill = -scales * ((dual * slope) @ difference)
+        return downhill / jnp.maximum(jnp.linalg.norm(downhill / scales), SMALL)
+
+    def observe(self, key: PRNGKeyArray, x: Float[Array, "d"], y: Float[Array, ""]) -> "Memory":
         """With a point more; when it is full, the better half of the points is kept first."""
-        self = _make_room(self.used >= self.y.shape[0], self)
         offset = jnp.where(self.used == 0, y, self.offset)
         y = y - offset
         w = self.weights(x[None])[:, :, 0]
@@ -95,55 +115,104 @@ class Memory(NamedTuple):
         here = jnp.arange(self.y.shape[0]) == self.used
         row = (here[None] - jnp.einsum("gn,gnm->gm", w, self.inverse)) / diagonal[:, None]
         entry = (jnp.stack([y, jnp.ones(())])[None] - jnp.einsum("gn,gnk->gk", w, self.white)) / diagonal[:, None]
-        return Memory(
-            self.length_scales,
-            jnp.where(here[:, None], x[None], self.x),
-            jnp.where(here, y, self.y),
-            offset,
-            jnp.where(here[None, :, None], row[:, None], self.inverse),
-            jnp.where(here[None, :, None], entry[:, None], self.white),
-            self.log_det + jnp.log(diagonal),
-            self.used + 1,
+        new = self._replace(
+            x=jnp.where(here[:, None], x[None], self.x),
+            y=jnp.where(here, y, self.y),
+            offset=offset,
+            inverse=jnp.where(here[None, :, None], row[:, None], self.inverse),
+            white=jnp.where(here[None, :, None], entry[:, None], self.white),
+            log_det=self.log_det + jnp.log(diagonal),
+            used=self.used + 1,
         )
+        return _reconsider(new.used >= new.due, jax.random.key_data(key), new)
+
+
+def _correlation(scales: Float[Array, "d"], a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
+    """Matern-5/2."""
+    distance = jnp.sqrt(5 * jnp.sum(((a[:, None] - b[None]) / scales[None, None]) ** 2, -1))
+    return (1 + distance + distance**2 / 3) * jnp.exp(-distance)
+
+
+def _profile(white: Float[Array, "g n 2"], log_det: Float[Array, "g"], used: Int[Array, ""]):
+    """Mean, variance and logarithm of the likelihood that they maximise, up to a constant."""
+    count = jnp.maximum(used, 1).astype(white.dtype)
+    ys, ones = white[:, :, 0], white[:, :, 1]
+    mean = jnp.sum(ones * ys, 1) / jnp.maximum(jnp.sum(ones**2, 1), SMALL)
+    squares = jnp.sum((ys - mean[:, None] * ones) ** 2, 1)
+    variance = jnp.where(squares > 0, squares / count, 1.0)
+    return mean, variance, -0.5 * count * jnp.log(variance) - log_det
+
+
+def _belief(scales: Float[Array, "g d"]) -> Float[Array, "g"]:
+    """Logarithm of the prior of length scales, up to a constant."""
+    return -0.5 * jnp.sum((jnp.log(scales / TYPICAL) / SPREAD) ** 2, 1)
 
 
 @custom_vmap
-def _make_room(full: Bool[Array, ""], memory: Memory) -> Memory:
-    return jax.lax.cond(full, _better_half, lambda m: m, memory)
+def _reconsider(due: Bool[Array, ""], key: Array, memory: Memory) -> Memory:
+    """Let other length scales compete if it is due, and make room if it is full."""
+    return jax.lax.cond(due, lambda m: _compete(key, m, _size(m)), lambda m: m, memory)
 
 
-@_make_room.def_vmap
-def _make_room_for_many(size, batched, full, memory):
-    """A condition under vmap would be computed for everybody at every step: ask first whether anybody is full."""
+@_reconsider.def_vmap
+def _reconsider_many(size, batched, due, key, memory):
+    """Under vmap a condition is computed for everybody at every step: ask first whether it is due for anybody."""
 
     def tile(a, is_batched):
         return a if is_batched else jnp.broadcast_to(a, (size, *a.shape))
 
-    full, memory = jax.tree.map(tile, (full, memory), tuple(batched))
+    due, key, memory = jax.tree.map(tile, (due, key, memory), tuple(batched))
 
     def some(memory):
-        return jax.tree.map(
-            lambda new, old: jax.vmap(jnp.where)(full, new, old), jax.vmap(_better_half)(memory), memory
-        )
+        largest = jnp.max(jnp.where(due, jax.vmap(_size)(memory), 0))
+        new = jax.vmap(_compete, (0, 0, None))(key, memory, largest)
+        return jax.tree.map(lambda a, b: jax.vmap(jnp.where)(due, a, b), new, memory)
 
-    return jax.lax.cond(jnp.any(full), some, lambda m: m, memory), jax.tree.map(lambda _: True, memory)
+    return jax.lax.cond(jnp.any(due), some, lambda m: m, memory), jax.tree.map(lambda _: True, memory)
 
 
-def _better_half(memory: Memory) -> Memory:
-    """The half of the points with the lowest values, in the order of their values."""
-    n = memory.y.shape[0]
-    kept = jnp.arange(n) < n // 2
-    order = jnp.argsort(memory.y)
-    x, y = memory.x[order], jnp.where(kept, memory.y[order], 0.0)
-    distance = jnp.sqrt(5 * jnp.sum((x[:, None] - x[None]) ** 2, -1))[None] / memory.length_scales[:, None, None]
-    matern = (1 + distance + distance**2 / 3) * jnp.exp(-distance)
-    eye = jnp.eye(n)
-    gram = jnp.where((kept[:, None] & kept[None])[None], matern + NOISE * eye[None], eye[None])
-    factor = jnp.linalg.cholesky(gram)
-    inverse = jax.vmap(lambda f: jax.scipy.linalg.solve_triangular(f, eye, lower=True))(factor)
-    inverse = jnp.where(kept[None, :, None], inverse, 0.0)
-    white = inverse @ jnp.stack([y, jnp.where(kept, 1.0, 0.0)], 1)[None]
-    log_det = jnp.sum(jnp.log(jnp.diagonal(factor, axis1=1, axis2=2)), 1)
-    return Memory(
-        memory.length_scales, x, y, memory.offset, inverse, white, log_det, jnp.asarray(n // 2, memory.used.dtype)
-    )
+def _sizes(n: int) -> list[int]:
+    return [*(size for size in SIZES if size < n), n]
+
+
+def _size(memory: Memory) -> Int[Array, ""]:
+    """Index of the smallest compiled size that holds all points."""
+    return jnp.sum(memory.used > jnp.array(_sizes(memory.y.shape[0])[:-1], jnp.int32)).astype(jnp.int32)
+
+
+def _compete(key: Array, memory: Memory, size: Int[Array, ""]) -> Memory:
+    """The present length scales and random changes of them: the ones of largest posterior density survive."""
+    n, (g, d) = memory.y.shape[0], memory.scales.shape
+    full = memory.used >= n
+    order = jnp.where(full, jnp.argsort(memory.y), jnp.arange(n))
+    used = jnp.where(full, n // 2, memory.used)
+    x, y = memory.x[order], jnp.where(jnp.arange(n) < used, memory.y[order], 0.0)
+    all_key, each_key = jax.random.split(jax.random.wrap_key_data(key))
+    normal = jax.random.normal(each_key, (RIVALS, d)) + jax.random.normal(all_key, (RIVALS, 1))
+    parents = memory.scales[jnp.arange(RIVALS) % g]
+    pool = jnp.concatenate([memory.scales, parents * jnp.exp(CHANGE * normal)])
+
+    def at(k: int):
+        """With the first k rows, which hold all points."""
+        rows = jnp.arange(k) < used
+        both, eye = rows[:, None] & rows[None], jnp.eye(k)
+        right = jnp.stack([y[:k], rows.astype(y.dtype)], 1)
+
+        def factor(scales):
+            lower = jnp.linalg.cholesky(jnp.where(both, _correlation(scales, x[:k], x[:k]) + NOISE * eye, eye))
+            white = jax.scipy.linalg.solve_triangular(lower, right, lower=True)
+            return lower, white, jnp.sum(jnp.log(jnp.diagonal(lower)))
+
+        lower, white, log_det = jax.vmap(factor)(pool)
+        _, _, log = _profile(white, log_det, used)
+        log = jnp.where(jnp.isfinite(log), log + _belief(pool), -jnp.inf)
+        best = jax.lax.top_k(log, g)[1]
+        inverse = jax.vmap(lambda a: jax.scipy.linalg.solve_triangular(a, eye, lower=True))(lower[best])
+        inverse = jnp.where(rows[None, :, None], inverse, 0.0)
+        pad = ((0, 0), (0, n - k))
+        return pool[best], jnp.pad(inverse, (*pad, (0, n - k))), jnp.pad(white[best], (*pad, (0, 0))), log_det[best]
+
+    branches = [lambda k=k: at(k) for k in _sizes(n)]
+    scales, inverse, white, log_det = jax.lax.switch(size, branches)
+    due = jnp.minimum(jnp.ceil(1.4 * used).astype(jnp.int32) + 1, n)
+    return Memory(scales, x, y, memory.offset, inverse, white, log_det, used.astype(memory.used.dtype), due)

@@ -9,7 +9,7 @@ proposal is a residual to the best point and to a quasi-random point rather than
 centre, and the same weights may serve every coordinate.
 """
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import haiku as hk
 import jax
@@ -45,9 +45,9 @@ class RNNConfig(OptimizerConfig):
       parallel: the network also reads each point that it proposes before the result is there, with a flag that says
         so (their section 2.4), for several workers whose results arrive out of order.
       candidates: points among which each proposal is chosen, by expected improvement according to a memory of
-        everything seen (see `l2o.blackbox.memory`); half of them come from one output of the network, half from
-        another. 0 is the network of the paper, which has one output and no such memory.
-      length_scales: of the memory, in widths of the box.
+        everything seen (see `l2o.blackbox.memory`): half of them are outputs of the network, a quarter lie on the line
+        from the best point along which the memory expects the values to fall, with steps that the network chooses, and
+        a quarter are quasi-random. 0 is the network of the paper, which has one output and no such memory.
       max_trials: of the memory; when it is full, the better half is kept.
     """
 
@@ -59,9 +59,6 @@ class RNNConfig(OptimizerConfig):
     max_dimension: int = Field(default=6, ge=1, le=1000)
     parallel: bool = False
     candidates: int = Field(default=32, ge=0, le=65_536)
-    length_scales: tuple[Annotated[float, Field(gt=0)], ...] = Field(
-        default=(0.25, 0.5, 1.0), min_length=1, strict=False
-    )
     max_trials: int = Field(default=128, ge=2, le=4096)
 
     def build(self) -> LearnedOptimizer:
@@ -160,7 +157,7 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
       UserError: the space has no bounds, or more than `max_dimension` coordinates.
     """
     shared, largest = config.weights == "shared", config.max_dimension
-    heads = 2 if config.candidates else 1
+    local, line = config.candidates - config.candidates // 2, config.candidates // 4
 
     def inputs(state: State, seen: Seen, x: Float[Array, "d"], value, ok, arrived) -> Float[Array, "features n"]:
         """What the LSTM reads: `state.seen` is what was known before this point, `seen` what is now."""
@@ -193,11 +190,11 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
             new.append(pair)
         return tuple(new)
 
-    def output(hidden: Hidden, d: int) -> Float[Array, "heads 4 d"]:
+    def output(hidden: Hidden, d: int) -> Float[Array, "5 d"]:
         h = hidden[-1][0]
         if shared:
-            return dense("output", h, 4 * heads).reshape(heads, 4, d)
-        return dense("output", h, 4 * heads * largest)[:, 0].reshape(heads, 4, largest)[:, :, :d]
+            return dense("output", h, 5)
+        return dense("output", h, 5 * largest)[:, 0].reshape(5, largest)[:, :d]
 
     def whole(features, hidden):
         hidden = network(features, hidden)
@@ -215,7 +212,7 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
         zero, nothing = jnp.zeros(()), jnp.zeros(d)
         seen = Seen(zero, zero, zero, jnp.full((), jnp.inf), nothing, zero)
         count = jnp.zeros((), jnp.int32)
-        memory = Memory.empty(config.length_scales, config.max_trials, d) if config.candidates else None
+        memory = Memory.empty(config.max_trials, d) if config.candidates else None
         return State(zeros(d), memory, seen, nothing, count, count, jnp.ones(()), start)
 
     def init(key) -> Theta:
@@ -239,18 +236,18 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
 
         def ask(key, state):
             d, m = state.shift.shape[0], max(config.candidates, 1)
-            head = output_.apply(theta, state.hidden, d)[jnp.arange(m) * heads // m]
-            mix, radius, direction, spread = (head[:, i] for i in range(4))
+            mix, radius, direction, spread, pace = output_.apply(theta, state.hidden, d)[:, None]
             best = state.seen.best_x[None]
-            numbers = state.asked * m + jnp.arange(m)
-            points = jax.vmap(lambda number: quasi_random(state.shift, number))(numbers)
+            far = jax.vmap(lambda number: quasi_random(state.shift, number))(state.asked * m + jnp.arange(m))
             step = 0.5 * jnp.exp(jnp.clip(radius - 1.5, -9, 1)) * jnp.tanh(direction)
-            noise = jnp.exp(jnp.clip(spread - 3, -12, 0)) * jax.random.normal(key, (m, d))
-            bias = jnp.linspace(0.0, 4.0, heads)[jnp.arange(m) * heads // m][:, None]  # the last one looks far away
-            x = into_box(best + jax.nn.sigmoid(mix + bias) * (points - best) + step + noise)
+            noise = jnp.exp(jnp.clip(spread - 3, -12, 0)) * jax.random.normal(key, (max(local, 1), d))
+            x = best + jax.nn.sigmoid(mix) * (far[: max(local, 1)] - best) + step + noise
             if state.memory is None:
-                x = x[0]
+                x = into_box(x[0])
             else:
+                downhill = jax.lax.stop_gradient(state.memory.descent(state.seen.best_x))
+                paces = jnp.exp(jnp.clip(pace, -9, 3)) * jnp.geomspace(0.05, 1.0, line)[:, None]
+                x = into_box(jnp.concatenate([x, best + paces * downhill[None], far[local + line :]]))
                 x = x[jnp.argmax(jax.lax.stop_gradient(state.memory.log_improvement(jax.lax.stop_gradient(x))))]
             if config.parallel:
                 waiting = inputs(state, state.seen, x, 0.0, jnp.array(False), jnp.zeros(()))
@@ -259,7 +256,6 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
             return jax.tree.map(lambda a: a[None], ravel_pytree(state.start)[1](x)), state
 
         def tell(key, state, x, evaluation):
-            del key
             flat, _ = ravel_pytree(jax.tree.map(lambda a: a[0], x))
             value = evaluation.value[0]
             ok = jnp.isfinite(value)
@@ -270,9 +266,8 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
             if memory is not None:
                 rows = jnp.arange(memory.y.shape[0]) < memory.used
                 worst = jnp.where(memory.used > 0, jnp.max(jnp.where(rows, memory.y, -jnp.inf)) + memory.offset, 0.0)
-                memory = jax.lax.stop_gradient(
-                    memory.observe(*jax.lax.stop_gradient((flat, jnp.where(ok, value, worst))))
-                )
+                point = jax.lax.stop_gradient((flat, jnp.where(ok, value, worst)))
+                memory = jax.lax.stop_gradient(memory.observe(key, *point))
             hidden = network_.apply(theta, features, state.hidden)
             return state._replace(hidden=hidden, memory=memory, seen=seen, step=state.step + 1)
 
