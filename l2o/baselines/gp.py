@@ -186,7 +186,7 @@ def fit(prior: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[A
     starts = [pack(prior), *(centre(size, scale) for scale in (0.3, 0.1, 0.03))]
     starts = jax.tree.map(lambda *a: jnp.stack(a), *starts)
     probable = jax.vmap(lambda raw: log_posterior(raw, x, y, count))(starts)
-    raw = jax.tree.map(lambda a: a[jnp.nanargmax(probable)], starts)
+    raw = jax.tree.map(lambda a: a[jnp.nanargmax(probable)], starts)  # NaN where a matrix is too near to a singular one
     # in nats; below eps a slope is rounding, which Adam would enlarge to a step of full length
     tx = optax.adam(optax.cosine_decay_schedule(0.1, steps, alpha=0.1), eps=1e-2)
 
@@ -198,8 +198,7 @@ def fit(prior: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[A
         return (within_limits(jax.tree.map(jnp.add, raw, updates)), moments), None
 
     (raw, _), _ = jax.lax.scan(step, (raw, tx.init(raw)), length=steps)
-    sound = jnp.isfinite(log_posterior(raw, x, y, count))  # else the matrix was too near to a singular one
-    return unpack(jax.tree.map(lambda a, b: jnp.where(sound, a, b), raw, centre(size)))
+    return unpack(raw)
 
 
 def log_posterior(raw: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""]) -> Float[Array, ""]:
