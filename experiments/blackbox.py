@@ -2,6 +2,7 @@
 
 The regret after t evaluations is the lowest value among them minus the minimum of the function. Where a family does
 not know its minima, `tasks.optimum` finds them; and a minimum is never above the lowest value that any column found.
+Values are as the optimizers were told, so studies with noise say little.
 """
 
 import json
@@ -20,7 +21,7 @@ from experiments.cells import begin, save
 from experiments.config import BlackBox
 from experiments.progress import Say, pieces
 from experiments.study import Column, columns
-from l2o.core import HostOptimizer, Task, population_size
+from l2o.core import Evaluation, HostOptimizer, Task, population_size
 from l2o.errors import UserError
 from l2o.files import write_whole
 from meta.evaluate import RunKeys, evaluate, run_keys
@@ -55,8 +56,8 @@ def cells(study: BlackBox) -> list[Cell]:
     """
     found = []
     for name, config in study.tasks.items():
-        family = config.build("test")
-        if len(family.parts) > 1:
+        family, *others = config.build("test").parts
+        if others:
             raise UserError(
                 f"tasks.{name}: a mixture has tasks of several shapes, expected a cell for each of its families"
             )
@@ -113,7 +114,7 @@ def run(study: BlackBox, out: Path, say: Say = print, resume: bool = False) -> d
     say(f"{len(settings)} cells, {len(found)} optimizers, {study.runs} runs of {study.evaluations} evaluations each")
     values: dict[str, dict[str, np.ndarray]] = {}
     optima: dict[str, np.ndarray] = {}
-    seconds: dict[str, dict[str, float]] = {}
+    seconds: dict[str, dict[str, dict[str, float]]] = {}
     took = 0.0
     with pieces(len(settings) * (len(found) + 1), say) as done:
         for cell in settings:
@@ -126,9 +127,10 @@ def run(study: BlackBox, out: Path, say: Say = print, resume: bool = False) -> d
                     _run(study, cell, column, sizes[cell.name, column.name], path)
                 known = np.load(path)
                 values.setdefault(cell.name, {})[column.name] = known["values"].astype(np.float64)
-                seconds.setdefault(cell.name, {})[column.name] = float(known["seconds"])
+                seconds.setdefault(cell.name, {})[column.name] = {way: float(known[way]) for way in ("alone", "batch")}
                 took += float(known["took"])
                 done(f"ran {column.name} on {cell.name}")
+            jax.clear_caches()  # hundreds of programs in one process are more than its memory map can hold
     results = summary(study, values, optima, seconds, [c for c in found if c.learned])
     results["seconds"] = round(took, 1)
     write_whole(out / "results.json", json.dumps(results) + "\n")
@@ -150,21 +152,24 @@ def _optimum(study: BlackBox, cell: Cell, path: Path) -> tuple[np.ndarray, float
 
 
 def _run(study: BlackBox, cell: Cell, column: Column, n: int, path: Path) -> None:
-    """Values [runs, evaluations] of a column on a cell, and the seconds that one proposal took, into a file."""
+    """Values [runs, evaluations] of a column on a cell, and seconds per proposal, into a file.
+
+    "alone" are the seconds of an ask and a tell in a Python loop over one run, "batch" those of a compiled optimizer
+    with `study.batch` runs side by side.
+    """
     start = time.perf_counter()
     optimizer, rounds = column.make(column.argument), -(-study.evaluations // n)
     if isinstance(optimizer, HostOptimizer):
-        values, seconds = on_host(optimizer, cell, study.runs, rounds, n)
+        values, alone = in_python(optimizer, cell, study.runs, rounds, n)
+        batch = np.nan
     else:
-        values, seconds = traced(column, cell, study.runs, rounds, study.batch, n)
-    save(
-        path, values=values[:, : study.evaluations], seconds=np.array(seconds),
-        took=np.array(time.perf_counter() - start),
-    )  # fmt: skip
-    jax.clear_caches()  # hundreds of programs in one process are more than its memory map can hold
+        values, batch = compiled(column, cell, study.runs, rounds, study.batch, n)
+        _, alone = in_python(HostOptimizer(*map(jax.jit, optimizer)), cell, 2, rounds, n)
+    took = np.array(time.perf_counter() - start)
+    save(path, values=values[:, : study.evaluations], alone=np.array(alone), batch=np.array(batch), took=took)
 
 
-def traced(column: Column, cell: Cell, runs: int, rounds: int, batch: int, n: int) -> tuple[np.ndarray, float]:
+def compiled(column: Column, cell: Cell, runs: int, rounds: int, batch: int, n: int) -> tuple[np.ndarray, float]:
     """Values in the order of asking [runs, rounds * n], and seconds per proposal.
 
     The seconds are those of the whole compiled program, in which `batch` runs go side by side and the functions are
@@ -181,13 +186,14 @@ def traced(column: Column, cell: Cell, runs: int, rounds: int, batch: int, n: in
     return values[:, : rounds * n], (time.perf_counter() - start) / values.size
 
 
-def on_host(optimizer: HostOptimizer, cell: Cell, runs: int, rounds: int, n: int) -> tuple[np.ndarray, float]:
-    """As `traced`, one run after the other; the seconds are those of ask and tell, without the evaluation."""
+def in_python(optimizer: HostOptimizer, cell: Cell, runs: int, rounds: int, n: int) -> tuple[np.ndarray, float]:
+    """As `compiled`, but one run after the other: what `evaluate` does, for an optimizer that cannot be traced.
+
+    The seconds are those of ask and tell, without the evaluation, and without the first run, which compiles.
+    """
     params, keys = cell.draw(runs)
     problem_of = jax.jit(lambda params: cell.family.task(params).with_horizon(rounds).problem)
-    value_of = jax.jit(
-        lambda params, key, x: cell.family.task(params).evaluate(key, x)._replace(gradient=None, judged=None)
-    )
+    value_of = jax.jit(lambda params, key, x: cell.family.task(params).evaluate(key, x).value)
 
     @jax.jit
     def keys_of(run):  # of every round, as in `l2o.unroll`
@@ -199,18 +205,17 @@ def on_host(optimizer: HostOptimizer, cell: Cell, runs: int, rounds: int, n: int
 
         return jax.vmap(three)(jnp.arange(rounds))
 
-    values, seconds = np.zeros((runs, rounds, n)), 0.0
+    values, seconds = np.zeros((runs, rounds, n)), np.zeros(runs)
     for i in range(runs):
         one = jax.tree.map(lambda a, i=i: a[i], params)
         state = optimizer.init(keys.init[i], problem_of(one))
         for t, (ask_key, evaluate_key, tell_key) in enumerate(keys_of(keys.run[i])):
             start = time.perf_counter()
-            x, state = optimizer.ask(ask_key, state)
-            jax.block_until_ready(x)
-            seconds += time.perf_counter() - start
-            told = jax.block_until_ready(value_of(one, evaluate_key, x))
+            x, state = jax.block_until_ready(optimizer.ask(ask_key, state))
+            seconds[i] += time.perf_counter() - start
+            told = Evaluation(jax.block_until_ready(value_of(one, evaluate_key, x)))
             values[i, t] = told.value
             start = time.perf_counter()
-            state = optimizer.tell(tell_key, state, x, told)
-            seconds += time.perf_counter() - start
-    return values.reshape(runs, -1), seconds / values.size
+            state = jax.block_until_ready(optimizer.tell(tell_key, state, x, told))
+            seconds[i] += time.perf_counter() - start
+    return values.reshape(runs, -1), seconds[1:].mean() / (rounds * n)

@@ -9,6 +9,7 @@ from experiments.config import BlackBox
 from experiments.study import Column, label
 
 Values = dict[str, dict[str, np.ndarray]]  # by cell and by column
+Seconds = dict[str, dict[str, float]]  # per proposal, by column and by way of running it
 
 
 def regrets(values: dict[str, np.ndarray], f_opt: np.ndarray) -> dict[str, np.ndarray]:
@@ -25,7 +26,7 @@ def regrets(values: dict[str, np.ndarray], f_opt: np.ndarray) -> dict[str, np.nd
 
 
 def summary(
-    study: BlackBox, values: Values, optima: dict[str, np.ndarray], seconds: dict[str, dict[str, float]],
+    study: BlackBox, values: Values, optima: dict[str, np.ndarray], seconds: dict[str, Seconds],
     learned: list[Column],
 ) -> dict[str, Any]:  # fmt: skip
     """results.json.
@@ -62,7 +63,7 @@ def summary(
 
 
 def _column(
-    study: BlackBox, name: str, found: dict[str, np.ndarray], values: dict[str, np.ndarray], seconds: dict[str, float]
+    study: BlackBox, name: str, found: dict[str, np.ndarray], values: dict[str, np.ndarray], seconds: Seconds
 ) -> dict[str, Any]:
     ours = found[name]
     at = {str(step): ours[:, step - 1] for step in study.steps}
@@ -76,7 +77,7 @@ def _column(
         "mean": {step: _json(statistics.interval(regret)) for step, regret in at.items()},
         "curve": statistics.curve(ours),
         "gap": gaps,
-        "seconds": seconds[name],
+        "seconds": {way: _json([s])[0] for way, s in seconds[name].items()},
         "failed": int((~np.isfinite(values[name])).sum()),
     }
 
@@ -86,7 +87,7 @@ def _gap(ours: np.ndarray, reference: np.ndarray, random: np.ndarray) -> np.ndar
 
 
 def _over_cells(
-    study: BlackBox, found: Values, seconds: dict[str, dict[str, float]], learned: list[Column]
+    study: BlackBox, found: Values, seconds: dict[str, Seconds], learned: list[Column]
 ) -> list[dict[str, Any]]:
     from scipy.stats import rankdata
 
@@ -110,7 +111,9 @@ def _over_cells(
                 "rank": _json(statistics.interval(ranks[i])),
                 "ratio": {str(s): _json([_ratio(study, found, name, s)])[0] for s in study.steps},
                 "won": won,
-                "seconds": float(np.mean([of[name] for of in seconds.values()])),
+                "seconds": {
+                    way: _json([np.mean([of[name][way] for of in seconds.values()])])[0] for way in ("alone", "batch")
+                },
             }
         )
     return rows

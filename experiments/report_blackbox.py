@@ -13,6 +13,7 @@ from experiments.report import figure_of, image, page, table, verdict
 from l2o.files import write_whole
 
 ACROSS = 3  # panels of the figure
+TIMES = ["per proposal", "in a batch"]
 
 
 def seconds_shown(seconds: float) -> str:
@@ -38,8 +39,8 @@ def overall(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         if first:
             won = column["won"].get(first, {}).get(str(study["steps"][-1]))
             row.append("-" if won is None else "{:.0%} [{:.0%}, {:.0%}]".format(*won))
-        rows.append([*row, seconds_shown(column["seconds"])])
-    return [*header, "per proposal"], rows
+        rows.append([*row, *_times(column)])
+    return [*header, *TIMES], rows
 
 
 def of_cell(results: dict[str, Any], cell: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -56,8 +57,8 @@ def of_cell(results: dict[str, Any], cell: dict[str, Any]) -> tuple[list[str], l
         for step in study["steps"] if study["reference"] else []:
             gap = found["gap"].get(str(step), [None])
             row.append("-" if gap[0] is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap))
-        rows.append([*row, seconds_shown(found["seconds"]), str(found["failed"])])
-    return [*header, "per proposal", "failed"], rows
+        rows.append([*row, *_times(found), str(found["failed"])])
+    return [*header, *TIMES, "failed"], rows
 
 
 def sentences(results: dict[str, Any], name: str) -> list[str]:
@@ -111,9 +112,9 @@ def notes(results: dict[str, Any]) -> str:
             " runs."
         )
     parts.append(
-        "Per proposal: of a compiled optimizer, the time of all its runs, computed side by side and the evaluation of"
-        " the functions included, over the number of all its proposals; of one on the host, the mean time of an ask and"
-        " a tell."
+        "Per proposal: the mean time of an ask and a tell of one run, in a Python loop. In a batch: of a compiled"
+        f" optimizer, the time of all its runs, {study['batch']} side by side and with the evaluation of the functions,"
+        " over the number of all its proposals. Neither counts compilation."
     )
     return " ".join(parts)
 
@@ -156,7 +157,10 @@ def _curves(out: Path, results: dict[str, Any]) -> None:
             at = np.arange(1, len(mean) + 1)
             (line,) = axes.plot(at, mean, lw=2.4 if name in results["learned"] else 1.2, label=name)
             axes.fill_between(at, low, high, color=line.get_color(), alpha=0.15, lw=0)
+        means = [v for found in cell["columns"].values() for v in found["curve"]["mean"] if v is not None]
         axes.set(yscale="log", title=cell["cell"])
+        if means:  # bands may reach down to 0
+            axes.set_ylim(max(floor, min(means)) / 2, max(means) * 2)
     for axes in places[max(len(cells) - across, 0) : len(cells)]:
         axes.set_xlabel("evaluations")
     places[0].set_ylabel("mean regret")
@@ -165,6 +169,11 @@ def _curves(out: Path, results: dict[str, Any]) -> None:
         warnings.simplefilter("ignore")  # log axes warn about curves that failed everywhere
         figure.savefig(out / "curves.png", dpi=100)
     plt.close(figure)
+
+
+def _times(column: dict[str, Any]) -> list[str]:
+    alone, batch = column["seconds"]["alone"], column["seconds"]["batch"]
+    return [seconds_shown(alone), "-" if batch is None else seconds_shown(batch)]
 
 
 def _number(value: float | None) -> str:
