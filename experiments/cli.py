@@ -142,7 +142,7 @@ def study(
         print(report_blackbox.notes(found))
         lines = report_blackbox.over_seeds(found)
         for name in found["learned"]:
-            lines += [*report_blackbox.wins(found, name), *report_blackbox.sentences(found, name)]
+            lines += report_blackbox.sayings(found, name)
         print("\n".join([*lines, f"report: {out / 'report.html'}"]))
         return
     if not isinstance(chosen, Study):

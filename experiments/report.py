@@ -106,14 +106,15 @@ def training(out: Path, experiment: Any, result: Result) -> None:
     )
     body = (
         f"<p>{html.escape(experiment.description)}</p>{facts}{image(out / 'curves.png', 'meta-training curves')}"
-        f"<h2>Use it</h2><pre>{html.escape(_use(out, experiment))}</pre>"
+        f"<h2>Use it</h2><pre>{html.escape(use(out, experiment))}</pre>"
         f"<p>Compare it: <code>l2o study STUDY --optimizer {html.escape(str(out))}</code></p>"
         f"<h2>Config</h2><pre>{html.escape(experiment.toml())}</pre>"
     )
     write_whole(out / "report.html", page(f"Meta-training {out.name}", body))
 
 
-def _use(out: Path, experiment: Any) -> str:
+def use(out: Path, experiment: Any) -> str:
+    """Code that uses what an experiment trained."""
     if experiment.optimizer.build().native is None:
         return f"import l2o\nbest = l2o.minimize(f, bounds, optimizer={str(out)!r})"
     return f"import l2o\ntx = l2o.load({str(out)!r}).optax()"

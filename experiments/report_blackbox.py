@@ -55,8 +55,8 @@ def of_cell(results: dict[str, Any], cell: dict[str, Any]) -> tuple[list[str], l
         for mean, low, high in (found["mean"][str(s)] for s in study["steps"]):
             row.append("failed" if mean is None else f"{mean:.3g} ± {(high - low) / 2:.2g}")
         for step in study["steps"] if study["reference"] else []:
-            gap = found["gap"].get(str(step), [None])
-            row.append("-" if gap[0] is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*gap))
+            gap = found["gap"].get(str(step))
+            row.append("-" if gap is None else _gap(gap))
         rows.append([*row, *_times(found), str(found["failed"])])
     return [*header, *TIMES, "failed"], rows
 
@@ -80,6 +80,22 @@ def wins(results: dict[str, Any], name: str) -> list[str]:
         parts = ["{:.0%} [{:.0%}, {:.0%}] against {}".format(*rate, other) for other, rate in won.items()]
         found.append(f"{name} at {step} wins {', '.join(parts)}")
     return found
+
+
+def gaps(results: dict[str, Any], name: str) -> list[str]:
+    """For each step, how far a learned optimizer is from the reference in each cell."""
+    study, found = results["study"], []
+    for step in map(str, study["steps"]):
+        of = {cell["cell"]: cell["columns"][name]["gap"].get(step) for cell in results["cells"]}
+        parts = [f"{_gap(gap)} on {cell}" for cell, gap in of.items() if gap is not None]
+        if parts:
+            found.append(f"({name} - {study['reference']}) / {study['relative_to']} at {step}: {', '.join(parts)}")
+    return found
+
+
+def sayings(results: dict[str, Any], name: str) -> list[str]:
+    """All sentences on a learned optimizer."""
+    return [*wins(results, name), *gaps(results, name), *sentences(results, name)]
 
 
 def over_seeds(results: dict[str, Any]) -> list[str]:
@@ -134,7 +150,7 @@ def write(out: Path, results: dict[str, Any]) -> None:
     body += [f"<p>{html.escape(line)}.</p>" for line in over_seeds(results)]
     for name in results["learned"]:
         body.append(f"<h2>{html.escape(name)}, run by run against the others</h2>")
-        body += [f"<p>{html.escape(line)}.</p>" for line in [*wins(results, name), *sentences(results, name)]]
+        body += [f"<p>{html.escape(line)}.</p>" for line in sayings(results, name)]
     for cell in results["cells"]:
         body.append(f"<h2>{html.escape(cell['cell'])}</h2>{shown(*of_cell(results, cell))}")
     body.append(f"<p><small>The study took {duration(results['seconds'])}.</small></p>")
@@ -178,6 +194,10 @@ def _times(column: dict[str, Any]) -> list[str]:
 
 def _number(value: float | None) -> str:
     return "failed" if value is None else f"{value:.3g}"
+
+
+def _gap(values: list[float | None]) -> str:
+    return "failed" if None in values else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*values)
 
 
 def _interval(values: list[float | None]) -> str:

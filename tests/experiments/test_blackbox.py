@@ -347,7 +347,8 @@ def test_from_the_command_line(tmp_path, fresh, cli):
     (tmp_path / "mine.toml").write_text(tomli_w.dumps(one))
     found = cli("study", tmp_path / "mine.toml", "--optimizer", fresh, "--out", tmp_path / "s")
     assert found.code == 0, found
-    for words in ("per proposal", "fresh on branin at 7: ", "fresh at 2 wins ", f"report: {tmp_path / 's'}"):
+    said = ("fresh on branin at 7: ", "fresh at 2 wins ", "(fresh - quasi) / random at 2: ")
+    for words in ("per proposal", *said, f"report: {tmp_path / 's'}"):
         assert words in found.out
     again = cli("study", tmp_path / "mine.toml", "--optimizer", fresh, "--out", tmp_path / "s", "--resume")
     assert again.code == 0 and again.out.splitlines()[-1] == found.out.splitlines()[-1]

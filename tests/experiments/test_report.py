@@ -3,6 +3,8 @@
 import copy
 import math
 import re
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from scipy import stats
 
 from experiments import report
 from experiments.study import compare
+from l2o.blackbox.rnn import RNNConfig
+from l2o.gradient.lstm import LSTMConfig
 
 LOSSES = {"ours": [1.0, 1.1, 0.9, 1.2], "worse": [2.0, 2.2, 1.9, 2.1], "better": [0.1, 0.2, 0.1, 0.3],
           "alike": [1.1, 0.9, 1.2, 1.0], "lost": [1.0, None, 5.0, 5.0]}  # fmt: skip
@@ -108,6 +112,14 @@ def test_the_page_of_a_study(results, tmp_path):
     assert "one for each measure" in page and "At the edge of the grid: lost." in page
     assert page.count("<tr class=ours>") == 1
     assert 'class="good">-' in page and 'class="bad">+' in page
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [(LSTMConfig(), "l2o.load('runs/mine').optax()"), (RNNConfig(), "l2o.minimize(f, bounds, optimizer='runs/mine')")],
+)
+def test_how_to_use_what_was_trained(config, words):
+    assert report.use(Path("runs/mine"), SimpleNamespace(optimizer=config)).endswith(words)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.statistics import curve, interval, paired
+from experiments.statistics import bootstrap, curve, interval, paired
 
 
 @pytest.fixture
@@ -99,3 +99,20 @@ def test_curve_is_none_where_a_run_diverged(bad):
     found = curve(np.array([[1.0, 2.0], [3.0, bad]]))
     assert found["mean"] == [2.0, None]
     assert found["low"][1] is found["high"][1] is None
+
+
+def test_the_bootstrap_of_a_mean_is_near_the_t_interval():
+    x = np.random.default_rng(0).normal(3.0, 2.0, 200)
+    mean, low, high = bootstrap(lambda a: a, [x], seed=1)
+    assert mean == pytest.approx(x.mean())
+    np.testing.assert_allclose([low, high], interval(x)[1:], atol=0.06)
+    assert bootstrap(lambda a: a, [x], seed=1) == (mean, low, high)
+
+
+def test_the_bootstrap_draws_pairs():
+    x = np.random.default_rng(0).normal(3.0, 2.0, 50)
+    found = bootstrap(lambda a, b: a - b, [x + 1, x], seed=1)
+    np.testing.assert_allclose(found, 1.0)
+    ratio, low, high = bootstrap(lambda a, b: a / b, [2 * x, x], seed=1)
+    np.testing.assert_allclose([ratio, low, high], 2.0)
+    assert bootstrap(lambda a: a, [np.array([1.0, np.inf])], seed=1) == (np.inf, -np.inf, np.inf)
