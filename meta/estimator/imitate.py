@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from pydantic import Field, SerializeAsAny, model_validator
 
 from l2o.baselines.optax import AdamConfig
-from l2o.core import BaselineConfig
+from l2o.core import BaselineConfig, HostOptimizer, Optimizer
 from l2o.registry import by_kind, register
 from l2o.unroll import query
 from meta.estimator.base import Estimator, EstimatorConfig, Run, Runs, nanmean, replace, successor
@@ -35,14 +35,17 @@ class ImitateConfig(EstimatorConfig):
     @model_validator(mode="after")
     def _check(self):
         try:
-            self.teacher.build()
+            teacher = self.teacher.build()
         except ValueError:
             raise ValueError(f"teacher: {self.teacher.kind} has no learning_rate, expected one") from None
+        if isinstance(teacher, HostOptimizer):
+            raise ValueError(f"teacher: {self.teacher.kind} runs on the host and cannot be compiled")
         return self
 
     def build(self, learned, objective, horizon, tasks, axis=None):
         del axis
         teacher = self.teacher.build()
+        assert isinstance(teacher, Optimizer)
         runs_of = Runs(learned, objective, min(self.unroll_length, horizon))
 
         def start(theta, key, family):

@@ -76,6 +76,11 @@ def test_a_student_learns_its_teachers_rate():
     np.testing.assert_allclose(np.exp(train(jnp.array(-2.0))), RATE, rtol=0.05)
 
 
+def test_a_teacher_cannot_run_on_the_host():
+    with pytest.raises(ValidationError, match="teacher: tpe runs on the host and cannot be compiled"):
+        parse(EstimatorConfig, {"kind": "imitate", "teacher": {"kind": "tpe"}})
+
+
 def test_a_teacher_needs_its_learning_rate():
     with pytest.raises(ValidationError, match="teacher: adam has no learning_rate, expected one"):
         parse(EstimatorConfig, {"kind": "imitate", "teacher": {"kind": "adam"}})
