@@ -1,4 +1,4 @@
-"""`python -m experiments.bench update|meta_step|scaling|bias`: measure, print, save."""
+"""`python -m experiments.bench update|meta_step|scaling|bias|proposal`: measure, print, save."""
 
 import json
 import os
@@ -74,6 +74,14 @@ def bias(
     from experiments.bench import bias
 
     save("bias", out, lambda out: bias.run(quick, figure or out / "influence_balancing.png"))
+
+
+@app.command()
+def proposal(quick: Quick = False, out: Out = None) -> None:
+    """Time of a black-box proposal, from Python and inside a compiled run, beside GP-EI."""
+    from experiments.bench import proposal
+
+    save("proposal", out, lambda out: proposal.run(quick))
 
 
 if __name__ == "__main__":

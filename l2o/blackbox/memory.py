@@ -19,7 +19,8 @@ NOISE = 1e-4  # of an observation, in variances of the function: what float32 ne
 SMALL = 1e-10
 TYPICAL, SPREAD = 0.5, 0.75  # length scales are believed to be log-normal: the median, the deviation of the logarithm
 CHANGE = 0.3  # deviation of the random changes of their logarithms
-RIVALS = 12  # how many of those compete at a time
+RIVALS = 8  # how many of those compete at a time
+GROWTH = 1.6  # factor between the numbers of observations at which they do
 SIZES = (16, 32, 64)  # numbers of points for which that competition is compiled apart
 
 
@@ -110,10 +111,9 @@ class Memory(NamedTuple):
         """With a point more; when it is full, the better half of the points is kept first."""
         offset = jnp.where(self.used == 0, y, self.offset)
         y = y - offset
-        w = self.weights(x[None])[:, :, 0]
-        diagonal = jnp.sqrt(jnp.maximum(1 + NOISE - jnp.sum(w**2, 1), NOISE))
         here = jnp.arange(self.y.shape[0]) == self.used
-        row = (here[None] - jnp.einsum("gn,gnm->gm", w, self.inverse)) / diagonal[:, None]
+        correlations = jax.vmap(lambda scales: _correlation(scales, self.x, x[None])[:, 0])(self.scales)
+        row, w, diagonal = _row(self.inverse, correlations, 1 + NOISE, here)
         entry = (jnp.stack([y, jnp.ones(())])[None] - jnp.einsum("gn,gnk->gk", w, self.white)) / diagonal[:, None]
         new = self._replace(
             x=jnp.where(here[:, None], x[None], self.x),
@@ -133,6 +133,36 @@ def _correlation(scales: Float[Array, "d"], a: Float[Array, "n d"], b: Float[Arr
     return (1 + distance + distance**2 / 3) * jnp.exp(-distance)
 
 
+def inverse_factor(gram: Float[Array, "g k k"]) -> Float[Array, "g k k"]:
+    """Inverses of the Cholesky factors, by blocks.
+
+    Products of matrices and short loops rather than calls of LAPACK: those are slower in batches, and on a CPU they
+    wait for threads that other devices may hold.
+    """
+    k = gram.shape[1]
+    if k > 16:
+        h = k // 2
+        first = inverse_factor(gram[:, :h, :h])
+        across = first @ gram[:, :h, h:]
+        last = inverse_factor(gram[:, h:, h:] - across.mT @ across)
+        zero = jnp.zeros_like(across)
+        below = -last @ (across.mT @ first)
+        return jnp.concatenate([jnp.concatenate([first, zero], 2), jnp.concatenate([below, last], 2)], 1)
+
+    def add(inverse, i):
+        row = _row(inverse, gram[:, :, i] * (jnp.arange(k) < i)[None], gram[:, i, i], jnp.arange(k) == i)
+        return jax.lax.dynamic_update_slice_in_dim(inverse, row[0][:, None], i, 1), None
+
+    return jax.lax.scan(add, jnp.zeros_like(gram), jnp.arange(k))[0]
+
+
+def _row(inverse: Float[Array, "g n n"], column: Float[Array, "g n"], corner, here: Bool[Array, "n"]):
+    """The next row of inverse factors, the whitened column that it comes from, and the new diagonals of the factors."""
+    w = jnp.einsum("gnm,gm->gn", inverse, column)
+    diagonal = jnp.sqrt(jnp.maximum(corner - jnp.sum(w**2, 1), NOISE))
+    return (here[None] - jnp.einsum("gn,gnm->gm", w, inverse)) / diagonal[:, None], w, diagonal
+
+
 def _profile(white: Float[Array, "g n 2"], log_det: Float[Array, "g"], used: Int[Array, ""]):
     """Mean, variance and logarithm of the likelihood that they maximise, up to a constant."""
     count = jnp.maximum(used, 1).astype(white.dtype)
@@ -148,27 +178,30 @@ def _belief(scales: Float[Array, "g d"]) -> Float[Array, "g"]:
     return -0.5 * jnp.sum((jnp.log(scales / TYPICAL) / SPREAD) ** 2, 1)
 
 
+def _when_due(due: Bool[Array, ""], key: Array, memory: Memory) -> Memory:
+    return jax.lax.cond(due, lambda m: _compete(key, m), lambda m: m, memory)
+
+
 @custom_vmap
 def _reconsider(due: Bool[Array, ""], key: Array, memory: Memory) -> Memory:
     """Let other length scales compete if it is due, and make room if it is full."""
-    return jax.lax.cond(due, lambda m: _compete(key, m, _size(m)), lambda m: m, memory)
+    return _when_due(due, key, memory)
 
 
 @_reconsider.def_vmap
 def _reconsider_many(size, batched, due, key, memory):
-    """Under vmap a condition is computed for everybody at every step: ask first whether it is due for anybody."""
+    """Under vmap a condition would be computed for everybody at every step: here, one by one for those who are due."""
 
     def tile(a, is_batched):
         return a if is_batched else jnp.broadcast_to(a, (size, *a.shape))
 
-    due, key, memory = jax.tree.map(tile, (due, key, memory), tuple(batched))
+    everything = jax.tree.map(tile, (due, key, memory), tuple(batched))
 
-    def some(memory):
-        largest = jnp.max(jnp.where(due, jax.vmap(_size)(memory), 0))
-        new = jax.vmap(_compete, (0, 0, None))(key, memory, largest)
-        return jax.tree.map(lambda a, b: jax.vmap(jnp.where)(due, a, b), new, memory)
+    def some(everything):
+        return jax.lax.map(lambda each: _when_due(*each), everything)
 
-    return jax.lax.cond(jnp.any(due), some, lambda m: m, memory), jax.tree.map(lambda _: True, memory)
+    result = jax.lax.cond(jnp.any(everything[0]), some, lambda everything: everything[2], everything)
+    return result, jax.tree.map(lambda _: True, memory)
 
 
 def _sizes(n: int) -> list[int]:
@@ -180,7 +213,7 @@ def _size(memory: Memory) -> Int[Array, ""]:
     return jnp.sum(memory.used > jnp.array(_sizes(memory.y.shape[0])[:-1], jnp.int32)).astype(jnp.int32)
 
 
-def _compete(key: Array, memory: Memory, size: Int[Array, ""]) -> Memory:
+def _compete(key: Array, memory: Memory) -> Memory:
     """The present length scales and random changes of them: the ones of largest posterior density survive."""
     n, (g, d) = memory.y.shape[0], memory.scales.shape
     full = memory.used >= n
@@ -195,24 +228,23 @@ def _compete(key: Array, memory: Memory, size: Int[Array, ""]) -> Memory:
     def at(k: int):
         """With the first k rows, which hold all points."""
         rows = jnp.arange(k) < used
-        both, eye = rows[:, None] & rows[None], jnp.eye(k)
-        right = jnp.stack([y[:k], rows.astype(y.dtype)], 1)
-
-        def factor(scales):
-            lower = jnp.linalg.cholesky(jnp.where(both, _correlation(scales, x[:k], x[:k]) + NOISE * eye, eye))
-            white = jax.scipy.linalg.solve_triangular(lower, right, lower=True)
-            return lower, white, jnp.sum(jnp.log(jnp.diagonal(lower)))
-
-        lower, white, log_det = jax.vmap(factor)(pool)
+        both = rows[:, None] & rows[None]
+        gram = jax.vmap(lambda scales: jnp.where(both, _correlation(scales, x[:k], x[:k]), 0.0))(pool)
+        gram = gram + jnp.diag(jnp.where(rows, NOISE, 1.0))[None]
+        inverse = jnp.where(rows[None, :, None], inverse_factor(gram), 0.0)
+        log_det = -jnp.sum(jnp.log(jnp.where(rows[None], jnp.diagonal(inverse, axis1=1, axis2=2), 1.0)), 1)
+        white = inverse @ jnp.stack([y[:k], rows.astype(y.dtype)], 1)[None]
         _, _, log = _profile(white, log_det, used)
-        log = jnp.where(jnp.isfinite(log), log + _belief(pool), -jnp.inf)
-        best = jax.lax.top_k(log, g)[1]
-        inverse = jax.vmap(lambda a: jax.scipy.linalg.solve_triangular(a, eye, lower=True))(lower[best])
-        inverse = jnp.where(rows[None, :, None], inverse, 0.0)
+        best = jax.lax.top_k(jnp.where(jnp.isfinite(log), log + _belief(pool), -jnp.inf), g)[1]
         pad = ((0, 0), (0, n - k))
-        return pool[best], jnp.pad(inverse, (*pad, (0, n - k))), jnp.pad(white[best], (*pad, (0, 0))), log_det[best]
+        return (
+            pool[best],
+            jnp.pad(inverse[best], (*pad, (0, n - k))),
+            jnp.pad(white[best], (*pad, (0, 0))),
+            log_det[best],
+        )
 
     branches = [lambda k=k: at(k) for k in _sizes(n)]
-    scales, inverse, white, log_det = jax.lax.switch(size, branches)
-    due = jnp.minimum(jnp.ceil(1.4 * used).astype(jnp.int32) + 1, n)
+    scales, inverse, white, log_det = jax.lax.switch(_size(memory), branches)
+    due = jnp.minimum(jnp.ceil(GROWTH * used).astype(jnp.int32), n)
     return Memory(scales, x, y, memory.offset, inverse, white, log_det, used.astype(memory.used.dtype), due)

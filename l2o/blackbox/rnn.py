@@ -83,7 +83,7 @@ class Seen(NamedTuple):
     best_x: Float[Array, "d"]
     since: Float[Array, ""]
 
-    def normalise(self, value: Float[Array, ""]) -> Float[Array, ""]:
+    def normalise(self, value: Float[Array, ""] | float) -> Float[Array, ""]:
         """In standard deviations from the mean, clipped."""
         deviation = jnp.sqrt(jnp.where(self.squares > 0, self.squares / jnp.maximum(self.total, 1), 1.0))
         return jnp.clip((value - self.mean) / deviation, -CLIP, CLIP)

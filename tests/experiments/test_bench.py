@@ -233,3 +233,15 @@ def test_bias_saves_means_and_errors_and_draws(bench, monkeypatch):
         mean, error, spread = (4.0, (20 / 3 / 4) ** 0.5, (20 / 3) ** 0.5) if noisy else (2.5, 0.0, 0.0)
         np.testing.assert_allclose([row["mean"], row["standard_error"], row["spread"]], [mean, error, spread])
         assert len(row["theta"]) == 51 and row["theta"][-1] == 0.0
+
+
+# proposal
+
+
+def test_proposals_are_timed_in_both_ways_beside_gp_ei(bench):
+    found, output, _ = bench("proposal")
+    rows = {row["optimizer"]: row for row in found["rows"]}
+    assert {"rnn, no memory", "gp_ei"} <= set(rows)
+    assert rows["gp_ei"]["over_gp_ei"] == [1.0, 1.0, 1.0]
+    assert all(row["microseconds_inside"] > 0 and row["microseconds_from_python"] > 0 for row in rows.values())
+    assert "gp_ei" in output
