@@ -6,7 +6,7 @@ to 8). At a few moments of a run, random changes of the length scales compete wi
 and reading is invariant to shifts and scales of the values. No derivatives go through it.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,11 @@ from l2o.gp import log_expected_improvement
 
 NOISE = 1e-4  # of an observation, in variances of the function: what float32 needs
 SMALL = 1e-10
-TYPICAL, SPREAD = 0.5, 0.75  # length scales are believed to be log-normal: the median, the deviation of the logarithm
+TYPICAL, SPREAD = 0.5, 0.5  # length scales are believed to be log-normal: the median, the deviation of the logarithm
+DOUBT = 4.0  # observations' worth of it
 CHANGE = 0.3  # deviation of the random changes of their logarithms
 RIVALS = 8  # how many of those compete at a time
-GROWTH = 1.6  # factor between the numbers of observations at which they do
+GROWTH = 2.0  # factor between the numbers of observations at which they do
 SIZES = (16, 32, 64)  # numbers of points for which that competition is compiled apart
 
 
@@ -83,14 +84,17 @@ class Memory(NamedTuple):
         # at a point that was evaluated the noise alone is left, and nothing is to be learned there
         return means, variance[:, None] * jnp.maximum(1 - jnp.sum(w**2, 1) - NOISE, SMALL)
 
-    def log_improvement(self, x: Float[Array, "m d"]) -> Float[Array, "m"]:
-        """Logarithm of the expected improvement on the lowest value at m points, averaged over the vectors."""
+    def log_improvement(self, x: Float[Array, "m d"], doubt: Float[Array, ""] | float = 1.0) -> Float[Array, "m"]:
+        """Logarithm of the expected improvement on the lowest value at m points, averaged over the vectors.
+
+        All variances are multiplied by `doubt`: with more of it, the search looks further away.
+        """
         _, variance, weight = self.fit()
         means, variances = self.predict(x)
         best = jnp.min(jnp.where(jnp.arange(self.y.shape[0]) < self.used, self.y, jnp.inf))
         best = jnp.where(self.used > 0, best, 0.0)
         scale = jnp.sqrt(variance)[:, None]  # so that the units of the values do not matter
-        gains = log_expected_improvement((means - best) / scale, variances / scale**2, 0.0)
+        gains = log_expected_improvement((means - best) / scale, doubt * variances / scale**2, 0.0)
         return jax.nn.logsumexp(jnp.log(weight)[:, None] + jnp.log(scale) + gains, axis=0)
 
     def descent(self, x: Float[Array, "d"]) -> Float[Array, "d"]:
@@ -107,11 +111,13 @@ class Memory(NamedTuple):
         downhill = -scales * ((dual * slope) @ difference)
         return downhill / jnp.maximum(jnp.linalg.norm(downhill / scales), SMALL)
 
-    def observe(self, key: PRNGKeyArray, x: Float[Array, "d"], y: Float[Array, ""]) -> "Memory":
-        """With a point more; when it is full, the better half of the points is kept first."""
-        offset = jnp.where(self.used == 0, y, self.offset)
+    def observe(
+        self, key: PRNGKeyArray, x: Float[Array, "d"], y: Float[Array, ""], ok: Bool[Array, ""] | bool = True
+    ) -> "Memory":
+        """With a point more, if it is `ok`; once it is full, the better half of the points is kept."""
+        offset = jnp.where((self.used == 0) & ok, y, self.offset)
         y = y - offset
-        here = jnp.arange(self.y.shape[0]) == self.used
+        here = (jnp.arange(self.y.shape[0]) == self.used) & ok
         correlations = jax.vmap(lambda scales: _correlation(scales, self.x, x[None])[:, 0])(self.scales)
         row, w, diagonal = _row(self.inverse, correlations, 1 + NOISE, here)
         entry = (jnp.stack([y, jnp.ones(())])[None] - jnp.einsum("gn,gnk->gk", w, self.white)) / diagonal[:, None]
@@ -121,8 +127,8 @@ class Memory(NamedTuple):
             offset=offset,
             inverse=jnp.where(here[None, :, None], row[:, None], self.inverse),
             white=jnp.where(here[None, :, None], entry[:, None], self.white),
-            log_det=self.log_det + jnp.log(diagonal),
-            used=self.used + 1,
+            log_det=self.log_det + jnp.where(ok, jnp.log(diagonal), 0.0),
+            used=self.used + jnp.where(ok, 1, 0),
         )
         return _reconsider(new.used >= new.due, jax.random.key_data(key), new)
 
@@ -169,7 +175,8 @@ def _profile(white: Float[Array, "g n 2"], log_det: Float[Array, "g"], used: Int
     ys, ones = white[:, :, 0], white[:, :, 1]
     mean = jnp.sum(ones * ys, 1) / jnp.maximum(jnp.sum(ones**2, 1), SMALL)
     squares = jnp.sum((ys - mean[:, None] * ones) ** 2, 1)
-    variance = jnp.where(squares > 0, squares / count, 1.0)
+    # a little more than the most likely variance: few values show less spread than the function has
+    variance = jnp.where(squares > 0, squares * (count + DOUBT) / count**2, 1.0)
     return mean, variance, -0.5 * count * jnp.log(variance) - log_det
 
 
@@ -189,19 +196,29 @@ def _reconsider(due: Bool[Array, ""], key: Array, memory: Memory) -> Memory:
 
 
 @_reconsider.def_vmap
-def _reconsider_many(size, batched, due, key, memory):
+def _under_vmap(size, batched, *each):
+    return _reconsider_many(*_tile(size, batched, each)), jax.tree.map(lambda _: True, each[2])
+
+
+@custom_vmap
+def _reconsider_many(due: Bool[Array, "b"], key: Array, memory: Memory) -> Memory:
     """Under vmap a condition would be computed for everybody at every step: here, one by one for those who are due."""
 
-    def tile(a, is_batched):
-        return a if is_batched else jnp.broadcast_to(a, (size, *a.shape))
+    def some(each):
+        return jax.lax.map(lambda one: _when_due(*one), each)
 
-    everything = jax.tree.map(tile, (due, key, memory), tuple(batched))
+    return jax.lax.cond(jnp.any(due), some, lambda each: each[2], (due, key, memory))
 
-    def some(everything):
-        return jax.lax.map(lambda each: _when_due(*each), everything)
 
-    result = jax.lax.cond(jnp.any(everything[0]), some, lambda everything: everything[2], everything)
-    return result, jax.tree.map(lambda _: True, memory)
+@_reconsider_many.def_vmap
+def _under_two(size, batched, *each):
+    flat = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), _tile(size, batched, each))
+    new = _reconsider_many(*flat)
+    return jax.tree.map(lambda a: a.reshape(size, -1, *a.shape[1:]), new), jax.tree.map(lambda _: True, each[2])
+
+
+def _tile(size: int, batched: Any, each: Any) -> Any:
+    return jax.tree.map(lambda a, b: a if b else jnp.broadcast_to(a, (size, *a.shape)), each, tuple(batched))
 
 
 def _sizes(n: int) -> list[int]:

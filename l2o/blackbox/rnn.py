@@ -52,13 +52,13 @@ class RNNConfig(OptimizerConfig):
     """
 
     kind: Literal["rnn"] = "rnn"
-    hidden: int = Field(default=64, ge=1, le=4096)
+    hidden: int = Field(default=32, ge=1, le=4096)
     layers: int = Field(default=1, ge=1, le=8)
     weights: Literal["shared", "joint"] = "shared"
     pooled: int = Field(default=16, ge=0, le=4096)
     max_dimension: int = Field(default=6, ge=1, le=1000)
     parallel: bool = False
-    candidates: int = Field(default=32, ge=0, le=65_536)
+    candidates: int = Field(default=64, ge=0, le=65_536)
     max_trials: int = Field(default=128, ge=2, le=4096)
 
     def build(self) -> LearnedOptimizer:
@@ -127,7 +127,7 @@ class State(NamedTuple):
 
 
 @jax.custom_vjp
-def into_box(z: Float[Array, "d"]) -> Float[Array, "d"]:
+def into_box(z: Float[Array, "..."]) -> Float[Array, "..."]:
     """The nearest point of the unit cube; its derivative vanishes only for what would lead further outside."""
     return jnp.clip(z, 0.0, 1.0)
 
@@ -146,8 +146,9 @@ def quasi_random(shift: Float[Array, "d"], count: Int[Array, ""]) -> Float[Array
     ratio = 2.0
     for _ in range(50):
         ratio = (1 + ratio) ** (1 / (d + 1))
-    steps = jnp.array([ratio ** -(i + 1) % 1 for i in range(d)], shift.dtype)
-    return (shift + count.astype(shift.dtype) * steps) % 1.0
+    steps = jnp.array([int(ratio ** -(i + 1) % 1 * 2**32) for i in range(d)], jnp.uint32)
+    turned = count.astype(jnp.uint32) * steps  # modulo 2^32, exactly
+    return (shift + turned.astype(shift.dtype) / 2.0**32) % 1.0
 
 
 def rnn(config: RNNConfig) -> LearnedOptimizer:
@@ -190,11 +191,11 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
             new.append(pair)
         return tuple(new)
 
-    def output(hidden: Hidden, d: int) -> Float[Array, "5 d"]:
+    def output(hidden: Hidden, d: int) -> Float[Array, "6 d"]:
         h = hidden[-1][0]
         if shared:
-            return dense("output", h, 5)
-        return dense("output", h, 5 * largest)[:, 0].reshape(5, largest)[:, :d]
+            return dense("output", h, 6, zero=True)
+        return dense("output", h, 6 * largest, zero=True)[:, 0].reshape(6, largest)[:, :d]
 
     def whole(features, hidden):
         hidden = network(features, hidden)
@@ -236,11 +237,12 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
 
         def ask(key, state):
             d, m = state.shift.shape[0], max(config.candidates, 1)
-            mix, radius, direction, spread, pace = output_.apply(theta, state.hidden, d)[:, None]
+            mix, radius, direction, spread, pace, doubt = output_.apply(theta, state.hidden, d)[:, None]
             best = state.seen.best_x[None]
             far = jax.vmap(lambda number: quasi_random(state.shift, number))(state.asked * m + jnp.arange(m))
             step = 0.5 * jnp.exp(jnp.clip(radius - 1.5, -9, 1)) * jnp.tanh(direction)
-            noise = jnp.exp(jnp.clip(spread - 3, -12, 0)) * jax.random.normal(key, (max(local, 1), d))
+            sizes = jnp.geomspace(1 / 16, 4.0, local)[:, None] if local else jnp.ones((1, 1))
+            noise = jnp.exp(jnp.clip(spread - 3, -12, 0)) * sizes * jax.random.normal(key, (max(local, 1), d))
             x = best + jax.nn.sigmoid(mix) * (far[: max(local, 1)] - best) + step + noise
             if state.memory is None:
                 x = into_box(x[0])
@@ -248,7 +250,9 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
                 downhill = jax.lax.stop_gradient(state.memory.descent(state.seen.best_x))
                 paces = jnp.exp(jnp.clip(pace, -9, 3)) * jnp.geomspace(0.05, 1.0, line)[:, None]
                 x = into_box(jnp.concatenate([x, best + paces * downhill[None], far[local + line :]]))
-                x = x[jnp.argmax(jax.lax.stop_gradient(state.memory.log_improvement(jax.lax.stop_gradient(x))))]
+                doubt = 1.5 * jnp.exp(jnp.clip(jnp.mean(doubt), -3, 3))
+                gains = state.memory.log_improvement(*jax.lax.stop_gradient((x, doubt)))
+                x = x[jnp.argmax(jax.lax.stop_gradient(gains))]
             if config.parallel:
                 waiting = inputs(state, state.seen, x, 0.0, jnp.array(False), jnp.zeros(()))
                 state = state._replace(hidden=network_.apply(theta, waiting, state.hidden))
@@ -264,10 +268,11 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
             features = inputs(state, seen, flat, value, ok, jnp.ones(()))
             memory = state.memory
             if memory is not None:
+                known = memory.used > 0  # a failure counts as the worst value seen, if there is one
                 rows = jnp.arange(memory.y.shape[0]) < memory.used
-                worst = jnp.where(memory.used > 0, jnp.max(jnp.where(rows, memory.y, -jnp.inf)) + memory.offset, 0.0)
+                worst = jnp.where(known, jnp.max(jnp.where(rows, memory.y, -jnp.inf)) + memory.offset, 0.0)
                 point = jax.lax.stop_gradient((flat, jnp.where(ok, value, worst)))
-                memory = jax.lax.stop_gradient(memory.observe(key, *point))
+                memory = jax.lax.stop_gradient(memory.observe(key, *point, ok | known))
             hidden = network_.apply(theta, features, state.hidden)
             return state._replace(hidden=hidden, memory=memory, seen=seen, step=state.step + 1)
 

@@ -115,7 +115,7 @@ def test_competition_is_a_change_for_the_better_and_changes_nothing_else():
     logs = [
         max(textbook(x, y, x[:1], scale)[2] for scale in memory.scales) for memory in (before, after)
     ]  # fmt: skip
-    assert logs[1] > logs[0] and after.due == 20
+    assert logs[1] > logs[0] and after.due == 24
 
 
 def test_competition_finds_out_which_coordinate_matters():
@@ -160,3 +160,18 @@ def test_the_inverse_factor_is_one(k):
     gram = x @ x.mT / k + 0.5 * jnp.eye(k)[None]
     inverse = inverse_factor(gram)
     np.testing.assert_allclose(inverse, np.linalg.inv(np.linalg.cholesky(np.asarray(gram, np.float64))), atol=1e-4)
+
+
+def test_a_batch_of_batches_equals_a_loop():
+    x, y = data(9)
+    memories = [
+        [filled(x[:n], y[:n], 8, due=due) for n, due in row] for row in (((3, 4), (8, 8)), ((5, NEVER), (7, 8)))
+    ]
+    stacked = jax.tree.map(lambda *a: jnp.stack(a), *[jax.tree.map(lambda *a: jnp.stack(a), *row) for row in memories])
+    key = jax.random.key(3)
+    together = jax.vmap(jax.vmap(lambda m: m.observe(jax.random.clone(key), x[8], y[8])))(stacked)
+    for i in range(2):
+        for j in range(2):
+            alone = memories[i][j].observe(jax.random.clone(key), x[8], y[8])
+            assert together.used[i, j] == alone.used
+            np.testing.assert_allclose(together.scales[i, j], alone.scales, rtol=1e-4)

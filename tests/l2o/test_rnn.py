@@ -115,6 +115,18 @@ def test_failed_evaluations_are_lived_with(name):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state) if leaf.dtype == jnp.float32)
 
 
+def test_a_failure_counts_as_the_worst_value_once_there_is_one():
+    config = VARIANTS["shared"]
+    optimizer = config.build().bind(theta_of(config))
+    state = optimizer.init(jax.random.key(0), Problem(Space.box(jnp.zeros(1), jnp.ones(1)), jnp.full(1, 0.5)))
+    for i, value in enumerate([jnp.nan, 1e6, 2e6, jnp.inf]):
+        x = jnp.full((1, 1), 0.2 * i)
+        state = optimizer.tell(jax.random.key(i), state, x, Evaluation(jnp.array([value])))
+    memory = state[1].memory
+    assert memory.used == 3
+    np.testing.assert_allclose(memory.y[:3] + memory.offset, [1e6, 2e6, 2e6])
+
+
 @every_variant
 def test_only_failures(name):
     state, x = play(VARIANTS[name], 2, lambda x: jnp.nan * x[0])
