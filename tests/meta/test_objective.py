@@ -2,16 +2,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 
 from l2o.core import Evaluation, Problem, Task, Trajectory
+from l2o.errors import UserError
+from l2o.gp import Posterior
 from l2o.space import Space
-from meta.objective import BestConfig, FinalConfig, SumConfig, WeightedSumConfig, accumulate
+from meta.objective import (
+    BestConfig,
+    ExpectedImprovementConfig,
+    FinalConfig,
+    ObservedImprovementConfig,
+    RegretConfig,
+    SumConfig,
+    WeightedSumConfig,
+    accumulate,
+)
+from tasks.gp import GPConfig
 
 STEPS, HORIZON = 9, 6
 
 
 def weights(power, horizon):
     return (power + 1) * (np.arange(STEPS) / horizon) ** power
+
+
+def improvements(values):
+    """Of each value on the best one before it; the first has nothing to improve on."""
+    return np.append(0.0, np.minimum(values[1:] - np.minimum.accumulate(values)[:-1], 0.0))
 
 
 # each reference maps values per round [STEPS] to losses [STEPS], before the mask
@@ -22,6 +40,7 @@ CASES = {
     "weighted_sum_3": (lambda **k: WeightedSumConfig(power=3.0, **k), lambda values: weights(3.0, HORIZON) * values),
     "final": (FinalConfig, lambda values: np.where(np.arange(STEPS) == HORIZON, values, 0.0)),
     "best": (BestConfig, np.minimum.accumulate),
+    "observed_improvement": (ObservedImprovementConfig, improvements),
 }
 
 
@@ -130,3 +149,80 @@ def test_what_is_judged_takes_the_place_of_the_value(name, values):
     other = other._replace(evaluation=Evaluation(jnp.full(values.shape, jnp.nan), None, jnp.asarray(values)))
     _, expected = accumulate(objective, objective.init(task()), plain)
     np.testing.assert_array_equal(accumulate(objective, objective.init(task()), other)[1], expected)
+
+
+def queries(n=6, d=2):
+    """A drawn function as a task, and a trajectory on it."""
+    family = GPConfig(dimension=d, features=32).build()
+    params = family.sample(jax.random.key(0))
+    task = family.task(params).with_horizon(n)
+    x = jax.random.uniform(jax.random.key(1), (n, 1, d))
+    value = jax.vmap(lambda u: task.evaluate(jax.random.key(2), u).value)(x)
+    return task, Trajectory(x, Evaluation(value), jnp.ones(n, bool))
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_expected_improvement_is_that_of_the_exact_posterior(log):
+    task, run = queries()
+    objective = ExpectedImprovementConfig(log=log, max_trials=8).build()
+    assert objective.queries
+    _, losses = accumulate(objective, objective.init(task), run)
+    expected = [0.0]
+    x, y = run.x[:, 0], run.evaluation.value[:, 0]
+    for t in range(1, len(y)):
+        posterior = Posterior.fit(task.info["prior"], x[:t], y[:t], jnp.asarray(t))
+        mean, variance = (np.asarray(a, np.float64)[0] for a in posterior.predict(x[t][None]))
+        z = (float(y[:t].min()) - mean) / np.sqrt(variance)
+        gain = np.sqrt(variance) * (z * norm.cdf(z) + norm.pdf(z))
+        expected.append(-np.log(gain) if log else -gain)
+    np.testing.assert_allclose(losses, expected, rtol=2e-2, atol=2e-4)
+
+
+def test_expected_improvement_goes_on_where_it_stopped():
+    task, run = queries()
+    objective = ExpectedImprovementConfig(max_trials=8).build()
+    _, whole = accumulate(objective, objective.init(task), run)
+    carry, first = accumulate(objective, objective.init(task), jax.tree.map(lambda a: a[:4], run))
+    _, second = accumulate(objective, carry, jax.tree.map(lambda a: a[4:], run), 4)
+    np.testing.assert_allclose(jnp.concatenate([first, second]), whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_the_gradient_of_expected_improvement_equals_finite_differences(log):
+    """With respect to all queries, through the posterior as well; in float64."""
+    with jax.enable_x64(True):
+        task, run = queries()
+        task, run = jax.tree.map(
+            lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, (task.info["prior"], run)
+        )
+        task = Task(Problem(Space.free(), jnp.zeros(2)), lambda key, x: Evaluation(x), info={"prior": task})
+        objective = ExpectedImprovementConfig(log=log, max_trials=8).build()
+
+        @jax.jit
+        def loss(x):
+            return accumulate(objective, objective.init(task), run._replace(x=x))[1].sum()
+
+        direction = jax.random.normal(jax.random.key(3), run.x.shape, jnp.float64)
+        slope = jnp.vdot(jax.grad(loss)(run.x), direction)
+        difference = (loss(run.x + 1e-6 * direction) - loss(run.x - 1e-6 * direction)) / 2e-6
+        assert abs(slope) > 1e-4
+        np.testing.assert_allclose(difference, slope, rtol=1e-4)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_regret_is_what_the_best_value_lacks_discounted_to_the_end(log):
+    values = np.array([3.0, 5.0, 2.0, 2.5, 1.0])
+    task_ = task(horizon=4)._replace(info={"f_opt": jnp.array(0.5)})
+    objective = RegretConfig(log=log, floor=0.1, discount=0.9).build()
+    _, losses = accumulate(objective, objective.init(task_), history(values[:, None], horizon=4))
+    regret = np.minimum.accumulate(values) - 0.5
+    expected = 0.9 ** np.arange(4, -1, -1) * (np.log(regret + 0.1) if log else regret)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"), [(ExpectedImprovementConfig(), "known prior"), (RegretConfig(), "known optimum")]
+)
+def test_losses_that_need_to_know_more_say_so(config, words):
+    with pytest.raises(UserError, match=words):
+        config.build().init(task())
