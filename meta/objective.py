@@ -119,7 +119,8 @@ class ExpectedImprovementConfig(ObjectiveConfig):
     """`- sum_t EI(x_t | y_{1:t-1})` under the prior that the task was drawn from: Chen et al. (2017), section 2.2.
 
     Of several queries in a round, each is scored given those before it. The first query of a run has nothing to improve
-    on and scores 0. For tasks whose info has a "prior".
+    on and scores 0. Each query is differentiated as it stands to those before it, which are constants: the derivative
+    through the whole posterior overflows where queries crowd. For tasks whose info has a "prior".
 
     Attributes:
       log: take the logarithm of the expected improvement, which in the paper is left as it is.
@@ -140,7 +141,7 @@ class ExpectedImprovementConfig(ObjectiveConfig):
             return Posterior.empty(task.info["prior"], self.max_trials), jnp.full((), jnp.inf)
 
         def one(carry, query):
-            posterior, best = carry
+            posterior, best = jax.lax.stop_gradient(carry)
             x, value = query
             x, _ = ravel_pytree(x)
             seen = jnp.isfinite(best)

@@ -18,6 +18,7 @@ from l2o.gp import log_expected_improvement
 NOISE = 1e-4  # of an observation, in variances of the function: what float32 needs
 SMALL = 1e-10
 TYPICAL, SPREAD = 0.5, 0.5  # length scales are believed to be log-normal: the median, the deviation of the logarithm
+BEND = 2.0  # medians above the lowest value
 DOUBT = 4.0  # observations' worth of it
 CHANGE = 0.3  # deviation of the random changes of their logarithms
 RIVALS = 8  # how many of those compete at a time
@@ -34,7 +35,6 @@ class Memory(NamedTuple):
       y: their values less the first one.
       offset: the first value.
       inverse: of the Cholesky factors of the correlation matrices; rows from `used` on are zero.
-      white: the inverses times y, and times a vector of ones.
       log_det: sums of the logarithms of the factors' diagonals.
       used: observations that are in it.
       due: how many there will be when the length scales next change.
@@ -45,7 +45,6 @@ class Memory(NamedTuple):
     y: Float[Array, "n"]
     offset: Float[Array, ""]
     inverse: Float[Array, "g n n"]
-    white: Float[Array, "g n 2"]
     log_det: Float[Array, "g"]
     used: Int[Array, ""]
     due: Int[Array, ""]
@@ -57,7 +56,7 @@ class Memory(NamedTuple):
         n, d, g = size, dimension, vectors
         return cls(
             jnp.broadcast_to(each[:, None], (g, d)), jnp.zeros((n, d)), jnp.zeros(n), jnp.zeros(()),
-            jnp.zeros((g, n, n)), jnp.zeros((g, n, 2)), jnp.zeros(g), jnp.zeros((), jnp.int32),
+            jnp.zeros((g, n, n)), jnp.zeros(g), jnp.zeros((), jnp.int32),
             jnp.full((), min(6, n), jnp.int32),
         )  # fmt: skip
 
@@ -66,43 +65,37 @@ class Memory(NamedTuple):
         # columns of the inverse from `used` on are zero, so rows of x beyond it do not matter
         return self.inverse @ jax.vmap(lambda scales: _correlation(scales, self.x, x))(self.scales)
 
-    def fit(self) -> tuple[Float[Array, "g"], Float[Array, "g"], Float[Array, "g"]]:
-        """Mean and variance of the function by maximum likelihood, and the weight of each vector of length scales."""
-        mean, variance, log = _profile(self.white, self.log_det, self.used)
-        return mean, variance, jax.nn.softmax(log + _belief(self.scales))
-
-    def residual(self) -> Float[Array, "g n"]:
-        """The whitened residuals from the mean."""
-        mean, _, _ = self.fit()
-        return self.white[:, :, 0] - mean[:, None] * self.white[:, :, 1]
+    def fit(self) -> "Fit":
+        """The likeliest mean and variance of the warped values, and what is left of the values then."""
+        rows = (jnp.arange(self.y.shape[0]) < self.used).astype(self.y.dtype)
+        white = self.inverse @ jnp.stack([warp(self.y, self.used), rows], 1)[None]
+        mean, variance, log = _profile(white, self.log_det, self.used)
+        residual = white[:, :, 0] - mean[:, None] * white[:, :, 1]
+        return Fit(mean, variance, jax.nn.softmax(log + _belief(self.scales)), residual)
 
     def predict(self, x: Float[Array, "m d"]) -> tuple[Float[Array, "g m"], Float[Array, "g m"]]:
-        """Means, less the first value, and variances of the function at m points for each vector of length scales."""
-        mean, variance, _ = self.fit()
-        w = self.weights(x)
-        means = mean[:, None] + jnp.einsum("gn,gnm->gm", self.residual(), w)
+        """Means and variances of the warped function at m points for each vector of length scales."""
+        fit, w = self.fit(), self.weights(x)
+        means = fit.mean[:, None] + jnp.einsum("gn,gnm->gm", fit.residual, w)
         # at a point that was evaluated the noise alone is left, and nothing is to be learned there
-        return means, variance[:, None] * jnp.maximum(1 - jnp.sum(w**2, 1) - NOISE, SMALL)
+        return means, fit.variance[:, None] * jnp.maximum(1 - jnp.sum(w**2, 1) - NOISE, SMALL)
 
     def log_improvement(self, x: Float[Array, "m d"], doubt: Float[Array, ""] | float = 1.0) -> Float[Array, "m"]:
-        """Logarithm of the expected improvement on the lowest value at m points, averaged over the vectors.
+        """Logarithm of the expected improvement on the lowest warped value at m points, averaged over the vectors.
 
         All variances are multiplied by `doubt`: with more of it, the search looks further away.
         """
-        _, variance, weight = self.fit()
-        means, variances = self.predict(x)
-        best = jnp.min(jnp.where(jnp.arange(self.y.shape[0]) < self.used, self.y, jnp.inf))
-        best = jnp.where(self.used > 0, best, 0.0)
-        scale = jnp.sqrt(variance)[:, None]  # so that the units of the values do not matter
-        gains = log_expected_improvement((means - best) / scale, doubt * variances / scale**2, 0.0)
-        return jax.nn.logsumexp(jnp.log(weight)[:, None] + jnp.log(scale) + gains, axis=0)
+        fit, (means, variances) = self.fit(), self.predict(x)
+        scale = jnp.sqrt(fit.variance)[:, None]
+        gains = log_expected_improvement(means / scale, doubt * variances / scale**2, 0.0)  # the lowest one is 0
+        return jax.nn.logsumexp(jnp.log(fit.weight)[:, None] + jnp.log(scale) + gains, axis=0)
 
     def descent(self, x: Float[Array, "d"]) -> Float[Array, "d"]:
         """Direction in which the mean falls fastest at a point, in length scales; of unit length, or zero."""
-        _, _, weight = self.fit()
-        leading = jnp.argmax(weight)
+        fit = self.fit()
+        leading = jnp.argmax(fit.weight)
         scales = self.scales[leading]
-        dual = self.residual()[leading] @ self.inverse[leading]
+        dual = fit.residual[leading] @ self.inverse[leading]
         difference = (x[None] - self.x) / scales[None]
         distance = jnp.sqrt(5 * jnp.sum(difference**2, -1))
         slope = (
@@ -119,18 +112,44 @@ class Memory(NamedTuple):
         y = y - offset
         here = (jnp.arange(self.y.shape[0]) == self.used) & ok
         correlations = jax.vmap(lambda scales: _correlation(scales, self.x, x[None])[:, 0])(self.scales)
-        row, w, diagonal = _row(self.inverse, correlations, 1 + NOISE, here)
-        entry = (jnp.stack([y, jnp.ones(())])[None] - jnp.einsum("gn,gnk->gk", w, self.white)) / diagonal[:, None]
+        row, diagonal = _row(self.inverse, correlations, 1 + NOISE, here)
         new = self._replace(
             x=jnp.where(here[:, None], x[None], self.x),
             y=jnp.where(here, y, self.y),
             offset=offset,
             inverse=jnp.where(here[None, :, None], row[:, None], self.inverse),
-            white=jnp.where(here[None, :, None], entry[:, None], self.white),
             log_det=self.log_det + jnp.where(ok, jnp.log(diagonal), 0.0),
             used=self.used + jnp.where(ok, 1, 0),
         )
         return _reconsider(new.used >= new.due, jax.random.key_data(key), new)
+
+
+class Fit(NamedTuple):
+    """What is most likely, for each of g vectors of length scales.
+
+    Attributes:
+      mean, variance: of the function.
+      weight: of the vectors.
+      residual: the whitened residuals from the mean.
+    """
+
+    mean: Float[Array, "g"]
+    variance: Float[Array, "g"]
+    weight: Float[Array, "g"]
+    residual: Float[Array, "g n"]
+
+
+def warp(y: Float[Array, "n"], used: Int[Array, ""]) -> Float[Array, "n"]:
+    """Values above the lowest one, in units of the median's, and logarithmic beyond `BEND` of those; 0 beyond `used`.
+
+    Functions with steep walls look smooth then, and shifts and scales of the values cancel.
+    """
+    rows = jnp.arange(y.shape[0]) < used
+    ordered = jnp.sort(jnp.where(rows, y, jnp.inf))
+    lowest, median = ordered[0], ordered[used // 2]
+    unit = median - lowest
+    z = jnp.where(rows, (y - lowest) / jnp.where(unit > 0, unit, 1.0), 0.0)
+    return jnp.where(z > BEND, BEND * (1 + jnp.log(jnp.maximum(z, BEND) / BEND)), z)
 
 
 def _correlation(scales: Float[Array, "d"], a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
@@ -163,10 +182,10 @@ def inverse_factor(gram: Float[Array, "g k k"]) -> Float[Array, "g k k"]:
 
 
 def _row(inverse: Float[Array, "g n n"], column: Float[Array, "g n"], corner, here: Bool[Array, "n"]):
-    """The next row of inverse factors, the whitened column that it comes from, and the new diagonals of the factors."""
+    """The next row of inverse factors, and the new diagonals of the factors."""
     w = jnp.einsum("gnm,gm->gn", inverse, column)
     diagonal = jnp.sqrt(jnp.maximum(corner - jnp.sum(w**2, 1), NOISE))
-    return (here[None] - jnp.einsum("gn,gnm->gm", w, inverse)) / diagonal[:, None], w, diagonal
+    return (here[None] - jnp.einsum("gn,gnm->gm", w, inverse)) / diagonal[:, None], diagonal
 
 
 def _profile(white: Float[Array, "g n 2"], log_det: Float[Array, "g"], used: Int[Array, ""]):
@@ -250,18 +269,13 @@ def _compete(key: Array, memory: Memory) -> Memory:
         gram = gram + jnp.diag(jnp.where(rows, NOISE, 1.0))[None]
         inverse = jnp.where(rows[None, :, None], inverse_factor(gram), 0.0)
         log_det = -jnp.sum(jnp.log(jnp.where(rows[None], jnp.diagonal(inverse, axis1=1, axis2=2), 1.0)), 1)
-        white = inverse @ jnp.stack([y[:k], rows.astype(y.dtype)], 1)[None]
+        white = inverse @ jnp.stack([warp(y, used)[:k], rows.astype(y.dtype)], 1)[None]
         _, _, log = _profile(white, log_det, used)
         best = jax.lax.top_k(jnp.where(jnp.isfinite(log), log + _belief(pool), -jnp.inf), g)[1]
-        pad = ((0, 0), (0, n - k))
-        return (
-            pool[best],
-            jnp.pad(inverse[best], (*pad, (0, n - k))),
-            jnp.pad(white[best], (*pad, (0, 0))),
-            log_det[best],
-        )
+        rest = n - k
+        return pool[best], jnp.pad(inverse[best], ((0, 0), (0, rest), (0, rest))), log_det[best]
 
     branches = [lambda k=k: at(k) for k in _sizes(n)]
-    scales, inverse, white, log_det = jax.lax.switch(_size(memory), branches)
+    scales, inverse, log_det = jax.lax.switch(_size(memory), branches)
     due = jnp.minimum(jnp.ceil(GROWTH * used).astype(jnp.int32), n)
-    return Memory(scales, x, y, memory.offset, inverse, white, log_det, used.astype(memory.used.dtype), due)
+    return Memory(scales, x, y, memory.offset, inverse, log_det, used.astype(memory.used.dtype), due)
