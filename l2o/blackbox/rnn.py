@@ -211,7 +211,7 @@ def rnn(config: RNNConfig) -> LearnedOptimizer:
 
     def fresh(d: int, start: X = None) -> State:
         zero, nothing = jnp.zeros(()), jnp.zeros(d)
-        seen = Seen(zero, zero, zero, jnp.full((), jnp.inf), nothing, zero)
+        seen = Seen(zero, zero, zero, jnp.full((), jnp.inf, zero.dtype), nothing, zero)
         count = jnp.zeros((), jnp.int32)
         memory = Memory.empty(config.max_trials, d) if config.candidates else None
         return State(zeros(d), memory, seen, nothing, count, count, jnp.ones(()), start)
