@@ -242,6 +242,6 @@ def test_proposals_are_timed_in_both_ways_beside_gp_ei(bench):
     found, output, _ = bench("proposal")
     rows = {row["optimizer"]: row for row in found["rows"]}
     assert {"rnn, no memory", "gp_ei"} <= set(rows)
-    assert rows["gp_ei"]["over_gp_ei"] == [1.0, 1.0, 1.0]
+    assert rows["gp_ei"]["gp_ei_over"] == [1.0, 1.0, 1.0]
     assert all(row["microseconds_inside"] > 0 and row["microseconds_from_python"] > 0 for row in rows.values())
     assert "gp_ei" in output
