@@ -1,4 +1,4 @@
-"""Several workers inside a rollout: results arrive out of order (Chen et al. 2017, section 2.4)."""
+"""Several workers inside a rollout: results arrive out of order (the parallel version of Chen et al. 2017)."""
 
 from typing import Any, NamedTuple
 

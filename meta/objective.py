@@ -100,7 +100,7 @@ class BestConfig(ObjectiveConfig):
 
 @register
 class ObservedImprovementConfig(ObjectiveConfig):
-    """`sum_t min(f(x_t) - min_{i < t} f(x_i), 0)`: Chen et al. (2017), section 2.2; it needs no model."""
+    """`sum_t min(f(x_t) - min_{i < t} f(x_i), 0)`: Chen et al. (2017); it needs no model."""
 
     kind: Literal["observed_improvement"] = "observed_improvement"
 
@@ -116,7 +116,7 @@ class ObservedImprovementConfig(ObjectiveConfig):
 
 @register
 class ExpectedImprovementConfig(ObjectiveConfig):
-    """`- sum_t EI(x_t | y_{1:t-1})` under the prior that the task was drawn from: Chen et al. (2017), section 2.2.
+    """`- sum_t EI(x_t | y_{1:t-1})` under the prior that the task was drawn from: Chen et al. (2017).
 
     Of several queries in a round, each is scored given those before it. The first query of a run has nothing to improve
     on and scores 0. Each query is differentiated as it stands to those before it, which are constants: the derivative

@@ -18,12 +18,12 @@ from l2o.gp import log_expected_improvement
 NOISE = 1e-4  # of an observation, in variances of the function: what float32 needs
 SMALL = 1e-10
 TYPICAL, SPREAD = 0.5, 0.5  # length scales are believed to be log-normal: the median, the deviation of the logarithm
-BEND = 2.0  # medians above the lowest value
-DOUBT = 4.0  # observations' worth of it
-CHANGE = 0.3  # deviation of the random changes of their logarithms
+CHANGE = 0.3  # deviation of the random changes of those logarithms
 RIVALS = 8  # how many of those compete at a time
 GROWTH = 2.0  # factor between the numbers of observations at which they do
 SIZES = (16, 32, 64)  # numbers of points for which that competition is compiled apart
+BEND = 2.0  # where values turn logarithmic, in medians above the lowest one
+DOUBT = 4.0  # what is added to the number of observations in the variance
 
 
 class Memory(NamedTuple):
@@ -98,9 +98,7 @@ class Memory(NamedTuple):
         dual = fit.residual[leading] @ self.inverse[leading]
         difference = (x[None] - self.x) / scales[None]
         distance = jnp.sqrt(5 * jnp.sum(difference**2, -1))
-        slope = (
-            -5 / 3 * (1 + distance) * jnp.exp(-distance)
-        )  # the derivative of the kernel is this times the difference
+        slope = -5 / 3 * (1 + distance) * jnp.exp(-distance)  # times the difference: the derivative of the kernel
         downhill = -scales * ((dual * slope) @ difference)
         return downhill / jnp.maximum(jnp.linalg.norm(downhill / scales), SMALL)
 

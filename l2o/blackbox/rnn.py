@@ -2,7 +2,7 @@
 
 "Learning to learn without gradient descent by gradient descent" (arXiv 1611.03824):
 
-  h_t, x_t = RNN_theta(h_{t-1}, x_{t-1}, y_{t-1})      (their equation 1)
+  h_t, x_t = RNN_theta(h_{t-1}, x_{t-1}, y_{t-1})
 
 Beside the paper: values are normalised by what has been seen so far (TV et al. 2019, arXiv 1905.12220), a
 proposal is a residual to the best point and to a quasi-random point rather than a squashed output that is drawn to the
@@ -43,7 +43,7 @@ class RNNConfig(OptimizerConfig):
       pooled: features that a coordinate reads of the others, with shared weights.
       max_dimension: largest number of coordinates.
       parallel: the network also reads each point that it proposes before the result is there, with a flag that says
-        so (their section 2.4), for several workers whose results arrive out of order.
+        so (their parallel version), for several workers whose results arrive out of order.
       candidates: points among which each proposal is chosen, by expected improvement according to a memory of
         everything seen (see `l2o.blackbox.memory`): half of them are outputs of the network, a quarter lie on the line
         from the best point along which the memory expects the values to fall, with steps that the network chooses, and
