@@ -19,12 +19,12 @@ STRENGTH, SOFTENING = 1.0, 0.1  # of a repeller: the most it can have, and the d
 
 @register
 class RepellersConfig(FamilyConfig):
-    """The control task of Chen et al. (2017, section 3.3), after Hoffman et al. (2009).
+    """The control task of Chen et al. (2017), after Hoffman et al. (2009).
 
     A particle falls through the plane and repellers push it away, with a force inversely proportional to their
     distance. Three parameters for each repeller, its place in the unit square and its strength, are chosen so that the
     path leads through regions of high reward; the value is minus the discounted mean reward, between -1 and 0. The
-    constants and the shape of the reward are ours, as the paper does not print them. A task draws where the particle
+    constants and the shape of the reward are ours. A task draws where the particle
     starts, how fast and in what direction, and the regions. The minimum is not known.
 
     Attributes:

@@ -151,7 +151,7 @@ def warp(y: Float[Array, "n"], used: Int[Array, ""]) -> Float[Array, "n"]:
 
 
 def _correlation(scales: Float[Array, "d"], a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
-    """Matern-5/2."""
+    """Matern-5/2, as `l2o.gp.covariance`, but without the other kernel and the care for derivatives: a hot path."""
     distance = jnp.sqrt(5 * jnp.sum(((a[:, None] - b[None]) / scales[None, None]) ** 2, -1))
     return (1 + distance + distance**2 / 3) * jnp.exp(-distance)
 
