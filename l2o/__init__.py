@@ -6,6 +6,7 @@
 
 from l2o import baselines as baselines
 from l2o import blackbox as blackbox
+from l2o import evolution as evolution
 from l2o import gradient as gradient
 from l2o.artifact import Loaded, load, names, save
 from l2o.asynchronous import asynchronous

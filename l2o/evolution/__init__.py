@@ -1,0 +1,1 @@
+"""Learned evolution strategies: a population is asked and told at a time. Importing a file here registers its kind."""

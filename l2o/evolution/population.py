@@ -1,0 +1,161 @@
+"""What learned evolution strategies share: a population a round, flat points, failed members, features of fitness.
+
+A strategy is three functions over flat points, and `lift` makes an `Optimizer` of it. On a free space it works in the
+space's own coordinates and begins with `problem.scale` as its standard deviation; on a box it works in the unit cube,
+begins with the config's `sigma`, and its queries are projected: told are the points that were evaluated.
+"""
+
+from collections.abc import Callable
+from statistics import NormalDist, pstdev
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jax.scipy.special import ndtri
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from pydantic import Field
+
+from l2o.core import Optimizer, OptimizerConfig, in_unit_cube
+from l2o.space import X
+
+Inner = Any  # a strategy's own state
+Layer = dict[str, Array]
+SMALLEST, LARGEST = 1e-30, 1e15  # of standard deviations: their squares are finite in single precision, and not 0 / 0
+
+
+class EvolutionStrategyConfig(OptimizerConfig):
+    """What all of them share.
+
+    Attributes:
+      population_size: members of each generation. The same theta serves any number.
+      sigma: initial standard deviation in widths of the box; on a free space `problem.scale` takes its place.
+    """
+
+    population_size: int = Field(default=16, ge=2)
+    sigma: float = Field(default=0.3, gt=0)
+
+
+class Run(NamedTuple):
+    """State of a run.
+
+    Attributes:
+      inner: the strategy's own. A strategy that samples around a mean calls it `mean` [d] and its standard deviation
+        `sigma` ([d], or a scalar); one that keeps a population calls that `population` [N, d] and `fitness` [N].
+      best: lowest value told so far, infinite before the first.
+      best_x: where.
+      generation: generations told so far.
+    """
+
+    inner: Inner
+    best: Float[Array, ""]
+    best_x: X
+    generation: Int[Array, ""]
+
+
+class Strategy(NamedTuple):
+    """An evolution strategy over flat points.
+
+    Attributes:
+      init: `(key, mean [d], sigma []) -> Inner`.
+      ask: `(key, Run) -> (x [N, d], Inner)`.
+      tell: `(key, Run, x [N, d], value [N]) -> Inner`; the run is as it was before this generation, and the value of a
+        failed member is +inf.
+    """
+
+    init: Callable[[PRNGKeyArray, Float[Array, "d"], Float[Array, ""]], Inner]
+    ask: Callable[[PRNGKeyArray, Run], tuple[Float[Array, "n d"], Inner]]
+    tell: Callable[[PRNGKeyArray, Run, Float[Array, "n d"], Float[Array, "n"]], Inner]
+
+
+def lift(strategy: Strategy, config: EvolutionStrategyConfig) -> Optimizer:
+    """The optimizer that a strategy is, on points of any structure and with or without bounds."""
+
+    def init(key, problem):
+        start = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), problem.start)
+        mean = _flat(start)
+        sigma = jnp.asarray(problem.scale if problem.space.is_free else config.sigma, mean.dtype)
+        best = jnp.full((), jnp.inf, mean.dtype)
+        return Run(strategy.init(key, mean, sigma), best, start, jnp.zeros((), jnp.int32))
+
+    def ask(key, state):
+        x, inner = strategy.ask(key, state)
+        like, unravel = ravel_pytree(state.best_x)
+        return jax.vmap(unravel)(x.astype(like.dtype)), state._replace(inner=inner)
+
+    def tell(key, state, x, evaluation):
+        value = evaluation.value.astype(state.best.dtype)
+        value = jnp.where(jnp.isfinite(value), value, jnp.inf)
+        inner = strategy.tell(key, state, jax.vmap(_flat)(x), value)
+        i = jnp.argmin(value)
+        better = value[i] < state.best
+        best_x = jax.tree.map(lambda a, b: jnp.where(better, a[i].astype(b.dtype), b), x, state.best_x)
+        return Run(inner, jnp.minimum(value[i], state.best), best_x, state.generation + 1)
+
+    return in_unit_cube(Optimizer(init, ask, tell))
+
+
+def _flat(x: X) -> Float[Array, "d"]:
+    """In single precision at least: the standard deviations of half precision have too few digits to be adapted."""
+    flat, _ = ravel_pytree(x)
+    return flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
+
+
+# Features of fitness. A failed member has the value +inf. All of them permute with the members.
+
+
+def centred_ranks(value: Float[Array, "n"]) -> Float[Array, "n"]:
+    """Ranks in [-0.5, 0.5], the best first; members of equal value share their mean rank."""
+    n = value.shape[0]
+    lower = jnp.sum(value[None, :] < value[:, None], axis=1)
+    ties = jnp.sum(value[None, :] == value[:, None], axis=1) - 1
+    return (lower + 0.5 * ties).astype(value.dtype) / (n - 1) - 0.5
+
+
+def normal_scores(value: Float[Array, "n"]) -> Float[Array, "n"]:
+    """What z-scores of normal values would be, from the ranks alone: of unit variance where no two members tie."""
+    n = value.shape[0]
+    unit = pstdev(NormalDist().inv_cdf((i + 0.5) / n) for i in range(n))
+    return ndtri(((centred_ranks(value) + 0.5) * (n - 1) + 0.5) / n) / unit
+
+
+def z_scores(value: Float[Array, "n"]) -> Float[Array, "n"]:
+    """Standard deviations above the mean; zeros where all are equal.
+
+    A failed member counts as one that is worse than the worst by as much as that is worse than the best.
+    """
+    ok = jnp.isfinite(value)
+    size = jnp.max(jnp.where(ok, jnp.abs(value), 0.0))
+    size = jnp.where(size > 0, size, 1.0)  # in its unit no square overflows
+    unit = jnp.where(ok, value, 0.0) / size
+    worst = jnp.max(jnp.where(ok, unit, -1.0))
+    lowest = jnp.min(jnp.where(ok, unit, 1.0))
+    unit = jnp.where(ok, unit, jnp.where(jnp.any(ok), 2 * worst - lowest, 0.0))
+    centred = unit - jnp.mean(unit)
+    variance = jnp.mean(centred**2)
+    deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
+    return centred / (deviation + 1e-10 / size)
+
+
+def improved(value: Float[Array, "n"], best: Float[Array, ""]) -> Float[Array, "n"]:
+    """1 for members that are better than all told before, else 0."""
+    return (value < best).astype(value.dtype)
+
+
+def bounded(sigma: Float[Array, "..."], mean: Float[Array, "..."]) -> Float[Array, "..."]:
+    """A standard deviation that can be worked with: not below what a step from the mean is rounded to."""
+    return jnp.clip(sigma, jnp.maximum(SMALLEST, jnp.finfo(mean.dtype).eps * jnp.abs(mean)), LARGEST)
+
+
+# Layers. Members or coordinates run along the last axis.
+
+
+def layer(key: PRNGKeyArray, inputs: int, units: int) -> Layer:
+    """Fresh weights of unit gain, biases of zero."""
+    w = jax.random.truncated_normal(key, -2, 2, (units, inputs)) * inputs**-0.5
+    return {"w": w, "b": jnp.zeros(units)}
+
+
+def dense(weights: Layer, x: Float[Array, "i n"]) -> Float[Array, "o n"]:
+    """A dense layer."""
+    return weights["w"] @ x + weights["b"][:, None]
