@@ -7,7 +7,7 @@ begins with the config's `sigma`, and its queries are projected: told are the po
 
 from collections.abc import Callable
 from statistics import NormalDist, pstdev
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,40 +106,59 @@ def _flat(x: X) -> Float[Array, "d"]:
 
 def centred_ranks(value: Float[Array, "n"]) -> Float[Array, "n"]:
     """Ranks in [-0.5, 0.5], the best first; members of equal value share their mean rank."""
-    n = value.shape[0]
-    lower = jnp.sum(value[None, :] < value[:, None], axis=1)
-    ties = jnp.sum(value[None, :] == value[:, None], axis=1) - 1
-    return (lower + 0.5 * ties).astype(value.dtype) / (n - 1) - 0.5
+    worse_than = jnp.sum(value[None, :] < value[:, None], axis=1)
+    better_than = jnp.sum(value[None, :] > value[:, None], axis=1)
+    return (worse_than - better_than).astype(value.dtype) / (2 * (value.shape[0] - 1))
 
 
 def normal_scores(value: Float[Array, "n"]) -> Float[Array, "n"]:
     """What z-scores of normal values would be, from the ranks alone: of unit variance where no two members tie."""
     n = value.shape[0]
     unit = pstdev(NormalDist().inv_cdf((i + 0.5) / n) for i in range(n))
-    return ndtri(((centred_ranks(value) + 0.5) * (n - 1) + 0.5) / n) / unit
+    return ndtri(0.5 + centred_ranks(value) * (n - 1) / n) / unit
 
 
-def z_scores(value: Float[Array, "n"]) -> Float[Array, "n"]:
-    """Standard deviations above the mean; zeros where all are equal.
+def unit_range(value: Float[Array, "n"]) -> tuple[Float[Array, "n"], Float[Array, ""]]:
+    """Values as fractions of the way from the lowest to the highest finite one, and how far that is.
 
-    A failed member counts as one that is worse than the worst by as much as that is worse than the best.
+    Zeros where all are equal. A failed member is at 2: worse than the worst by as much as that is worse than the best.
     """
-    ok = jnp.isfinite(value)
-    size = jnp.max(jnp.where(ok, jnp.abs(value), 0.0))
-    size = jnp.where(size > 0, size, 1.0)  # in its unit no square overflows
-    unit = jnp.where(ok, value, 0.0) / size
-    worst = jnp.max(jnp.where(ok, unit, -1.0))
-    lowest = jnp.min(jnp.where(ok, unit, 1.0))
-    unit = jnp.where(ok, unit, jnp.where(jnp.any(ok), 2 * worst - lowest, 0.0))
+    ok, value = jnp.isfinite(value), jnp.clip(value, -1e30, 1e30)  # so that differences are finite
+    lowest = jnp.min(jnp.where(ok, value, jnp.inf), initial=1e30)
+    spread = jnp.max(jnp.where(ok, value - lowest, 0.0))
+    unit = (value - lowest) / jnp.where(spread > 0, spread, 1.0)
+    return jnp.where(ok, unit, jnp.where(jnp.any(ok), 2.0, 0.0)), spread
+
+
+def z_scores(value: Float[Array, "n"], epsilon: float = 0.0) -> Float[Array, "n"]:
+    """Standard deviations above the mean, failed members as in `unit_range`; zeros where all are equal.
+
+    Args:
+      value: of the members.
+      epsilon: what is added to the standard deviation, in the values' own units.
+    """
+    unit, spread = unit_range(value)
     centred = unit - jnp.mean(unit)
     variance = jnp.mean(centred**2)
-    deviation = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1.0)), 0.0)
-    return centred / (deviation + 1e-10 / size)
+    deviation = jnp.sqrt(jnp.where(variance > 0, variance, 1.0))
+    return centred / (deviation + epsilon / jnp.where(spread > 0, spread, 1.0))
 
 
 def improved(value: Float[Array, "n"], best: Float[Array, ""]) -> Float[Array, "n"]:
     """1 for members that are better than all told before, else 0."""
     return (value < best).astype(value.dtype)
+
+
+def features(value: Float[Array, "n"], best: Float[Array, ""], scores: Literal["normal", "z"]) -> Float[Array, "3 n"]:
+    """What a member's fitness is to Lange et al. (2022): improvement, centred rank, score.
+
+    Args:
+      value: of the members.
+      best: lowest value before.
+      scores: "normal": `normal_scores`. "z": `z_scores`, as published.
+    """
+    score = normal_scores(value) if scores == "normal" else z_scores(value, 1e-10)
+    return jnp.stack([improved(value, best), centred_ranks(value), score])
 
 
 def bounded(sigma: Float[Array, "..."], mean: Float[Array, "..."]) -> Float[Array, "..."]:

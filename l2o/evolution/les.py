@@ -1,0 +1,132 @@
+"""The learned evolution strategy of Lange et al. (2022), "Discovering evolution strategies via meta-black-box
+optimization" (arXiv 2211.11260).
+
+A Gaussian with one standard deviation for each dimension. What is learned: how much each member of a generation counts,
+by attention over their fitness, and how far each dimension follows, by a small network that reads its evolution paths:
+
+  m += a_m (sum_i w_i x_i - m)
+  s += a_s (sqrt(sum_i w_i (x_i - m)^2 + epsilon) - s)
+
+Beside the paper: nothing depends on the units of x or of the values, unless the config says so.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from pydantic import Field
+
+from l2o.core import LearnedOptimizer, Optimizer, Theta
+from l2o.evolution.population import EvolutionStrategyConfig, Strategy, bounded, dense, features, layer, lift
+from l2o.registry import register
+
+PATHS = np.array([0.1, 0.5, 0.9], np.float32)  # rates at which the evolution paths forget
+TIMES = np.array([1, 3, 10, 30, 50, 100, 250, 500, 750, 1000, 1250, 1500, 2000], np.float32)  # in generations
+EPSILON = 1e-8  # of the variance, so that a generation that chose one point only does not end the search
+CLIP = 10.0  # a path outlives a standard deviation that collapses; in its units it is clipped here
+
+
+@register
+class LESConfig(EvolutionStrategyConfig):
+    """Learned evolution strategy (Lange et al. 2022).
+
+    With `scaling = "members"`, `paths = "absolute"` and `scores = "z"` it is the published strategy as evosax has it.
+
+    Attributes:
+      keys: length of the attention's keys and queries.
+      hidden: units of the network that gives the learning rates.
+      scaling: the attention's logits are divided by the square root of the length of the keys, or of the number of
+        members.
+      paths: "relative": the path of the mean's steps is in units of the standard deviation, and what is added to the
+        variance is a fraction of it, so the units of x do not matter. "absolute": in units of x.
+      scores: of fitness, beside ranks. "normal": from the ranks, so that nothing but the order of values matters. "z":
+        z-scores.
+    """
+
+    kind: Literal["les"] = "les"
+    keys: int = Field(default=8, ge=1, le=1024)
+    hidden: int = Field(default=8, ge=1, le=1024)
+    scaling: Literal["keys", "members"] = "keys"
+    paths: Literal["relative", "absolute"] = "relative"
+    scores: Literal["normal", "z"] = "normal"
+
+    def build(self) -> LearnedOptimizer:
+        """The architecture."""
+        return les(self)
+
+
+class LESState(NamedTuple):
+    """State of the strategy.
+
+    Attributes:
+      mean: of the Gaussian.
+      sigma: its standard deviations.
+      path: exponential means of the mean's undamped steps at three rates.
+      path_sigma: the same of those steps in standard deviations.
+    """
+
+    mean: Float[Array, "d"]
+    sigma: Float[Array, "d"]
+    path: Float[Array, "3 d"]
+    path_sigma: Float[Array, "3 d"]
+
+
+def time_features(generation: Int[Array, ""]) -> Float[Array, "13"]:
+    """How far the run is, on thirteen scales."""
+    return jnp.tanh(generation / TIMES - 1)
+
+
+def les(config: LESConfig) -> LearnedOptimizer:
+    """Build the strategy."""
+
+    def init(key) -> Theta:
+        sizes = {
+            "query": (3, config.keys), "key": (3, config.keys), "value": (3, 1),
+            "hidden": (2 * PATHS.size + TIMES.size, config.hidden), "rates": (config.hidden, 2),
+        }  # fmt: skip
+        keys = jax.random.split(key, len(sizes))
+        return {name: layer(k, *size) for k, (name, size) in zip(keys, sizes.items(), strict=True)}
+
+    def weights(theta: Theta, fitness: Float[Array, "3 n"]) -> Float[Array, "n"]:
+        """How much each member counts."""
+        scale = config.keys if config.scaling == "keys" else fitness.shape[1]
+        logits = dense(theta["query"], fitness).T @ dense(theta["key"], fitness) / scale**0.5
+        return jax.nn.softmax(jax.nn.softmax(logits) @ dense(theta["value"], fitness)[0])
+
+    def rates(theta: Theta, paths: Float[Array, "6 d"], generation: Int[Array, ""]) -> Float[Array, "2 d"]:
+        """Learning rates of the mean and of the standard deviation; what all dimensions share is computed once."""
+        w, b = theta["hidden"]["w"], theta["hidden"]["b"]
+        shared = w[:, 2 * PATHS.size :] @ time_features(generation) + b
+        hidden = jax.nn.relu(w[:, : 2 * PATHS.size] @ paths + shared[:, None])
+        return jax.nn.sigmoid(dense(theta["rates"], hidden))
+
+    def bind(theta: Theta) -> Optimizer:
+        def begin(key, mean, sigma):
+            zero = jnp.zeros((PATHS.size, mean.size), mean.dtype)
+            return LESState(mean, bounded(jnp.broadcast_to(sigma, mean.shape), mean), zero, zero)
+
+        def ask(key, run):
+            mean, sigma = run.inner.mean, run.inner.sigma
+            noise = jax.random.normal(key, (config.population_size, mean.size), mean.dtype)
+            return mean[None] + sigma[None] * noise, run.inner
+
+        def tell(key, run, x, value):
+            mean, sigma, path, path_sigma = run.inner
+            w = weights(theta, features(value, run.best, config.scores))
+            noise = (x - mean[None]) / sigma[None]
+            step, spread = w @ noise, w @ noise**2
+            path = path + PATHS[:, None] * ((sigma * step)[None] - path)
+            path_sigma = path_sigma + PATHS[:, None] * (step[None] - path_sigma)
+            relative = config.paths == "relative"
+            seen = jnp.clip(path / sigma[None], -CLIP, CLIP) if relative else path
+            rate, rate_sigma = rates(theta, jnp.concatenate([seen, path_sigma]), run.generation)
+            unit = sigma if relative else 1.0
+            wide = unit * jnp.sqrt((sigma / unit) ** 2 * spread + EPSILON)
+            mean = mean + rate * sigma * step
+            return LESState(mean, bounded(sigma + rate_sigma * (wide - sigma), mean), path, path_sigma)
+
+        return lift(Strategy(begin, ask, tell), config)
+
+    return LearnedOptimizer(init, bind)
