@@ -26,7 +26,7 @@ from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Task
 from l2o.errors import UserError
 from l2o.files import exists, write_whole
 from l2o.registry import Config, nearest, parse
-from l2o.space import Space
+from l2o.space import Space, X
 from l2o.unroll import unroll
 
 FORMAT: Literal["l2o-optimizer"] = "l2o-optimizer"
@@ -74,6 +74,25 @@ class Loaded:
         if self.learned.native is None:
             raise TypeError(f"a {self.config.kind!r} optimizer does not read gradients, so it has no optax form")
         return self.learned.native(self.theta, horizon)
+
+    def evosax(self, solution: X, population_size: int | None = None, **options: Any) -> Any:
+        """An evosax algorithm, with the `init`, `ask` and `tell` of evosax; `params.params` is theta.
+
+        A strategy that samples around a mean is begun with `init(key, mean, params)`, one that keeps a population with
+        `init(key, population, fitness, params)`.
+
+        Args:
+          solution: a point, whose values do not matter.
+          population_size: members of each generation; None for the config's.
+          options: `fitness_shaping_fn` and `metrics_fn`, as evosax's algorithms take them.
+
+        Raises:
+          TypeError: the family does not ask for a population at a time.
+          UserError: a population of fewer than two.
+        """
+        from l2o.interop.strategy import to_evosax
+
+        return to_evosax(self.config, self.theta, solution, population_size, **options)
 
 
 def names() -> list[str]:
