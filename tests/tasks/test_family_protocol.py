@@ -13,6 +13,7 @@ KINDS = list(l2o.kinds(FamilyConfig))
 FIELDS = {
     "function": {"function": "hartmann6"},
     "mixture": {"families": [{"kind": "mlp_classifier"}, {"kind": "quadratic"}]},
+    "neuroevolution": {"family": {"kind": "mlp_classifier"}},
     "rescaled": {"family": {"kind": "quadratic"}, "parameters": 1.0, "per": "coordinate", "objective": 1.0},
 }
 
