@@ -125,10 +125,13 @@ class ExpectedImprovementConfig(ObjectiveConfig):
     Attributes:
       log: take the logarithm of the expected improvement, which in the paper is left as it is.
       max_trials: queries that the posterior has room for; later ones are scored but not remembered.
+      nugget: least variance of the noise that the posterior assumes, as a fraction of the prior's variance. Where a
+        hundred queries crowd, single precision loses the posterior of fewer.
     """
 
     kind: Literal["expected_improvement"] = "expected_improvement"
     max_trials: int = Field(default=101, ge=1, le=2000)
+    nugget: float = Field(default=1e-3, ge=0, le=1)
 
     def build(self):
         score = log_expected_improvement if self.log else expected_improvement
@@ -138,7 +141,9 @@ class ExpectedImprovementConfig(ObjectiveConfig):
                 raise UserError(
                     "meta.objective: expected_improvement needs tasks with a known prior, such as kind 'gp'"
                 )
-            return Posterior.empty(task.info["prior"], self.max_trials), jnp.full((), jnp.inf)
+            prior = task.info["prior"]
+            prior = prior._replace(noise=jnp.maximum(prior.noise, self.nugget * prior.variance))
+            return Posterior.empty(prior, self.max_trials), jnp.full((), jnp.inf)
 
         def one(carry, query):
             posterior, best = jax.lax.stop_gradient(carry)

@@ -164,7 +164,7 @@ def queries(n=6, d=2):
 @pytest.mark.parametrize("log", [False, True])
 def test_expected_improvement_is_that_of_the_exact_posterior(log):
     task, run = queries()
-    objective = ExpectedImprovementConfig(log=log, max_trials=8).build()
+    objective = ExpectedImprovementConfig(log=log, max_trials=8, nugget=0).build()
     assert objective.queries
     _, losses = accumulate(objective, objective.init(task), run)
     expected = [0.0]
@@ -176,6 +176,17 @@ def test_expected_improvement_is_that_of_the_exact_posterior(log):
         gain = np.sqrt(variance) * (z * norm.cdf(z) + norm.pdf(z))
         expected.append(-np.log(gain) if log else -gain)
     np.testing.assert_allclose(losses, expected, rtol=2e-2, atol=2e-4)
+
+
+def test_expected_improvement_survives_queries_that_crowd():
+    """In single precision: what a hundred of them leave to be gained is between 0 and the spread of the prior."""
+    task, run = queries()
+    x = run.x[:1] + 1e-4 * jax.random.normal(jax.random.key(0), (100, *run.x.shape[1:]))
+    value = run.evaluation.value[:1] + 1e-4 * jax.random.normal(jax.random.key(1), (100, 1))
+    crowd = run._replace(x=x, evaluation=Evaluation(value), mask=jnp.ones(100, bool))
+    objective = ExpectedImprovementConfig().build()
+    _, losses = jax.jit(lambda run: accumulate(objective, objective.init(task), run))(crowd)
+    assert jnp.all((losses <= 0) & (losses > -0.1))
 
 
 def test_expected_improvement_goes_on_where_it_stopped():
@@ -196,7 +207,7 @@ def test_the_gradient_of_expected_improvement_equals_finite_differences(log):
             lambda a: a.astype(jnp.float64) if a.dtype == jnp.float32 else a, (task.info["prior"], run)
         )
         task = Task(Problem(Space.free(), jnp.zeros(2)), lambda key, x: Evaluation(x), info={"prior": task})
-        objective = ExpectedImprovementConfig(log=log, max_trials=8).build()
+        objective = ExpectedImprovementConfig(log=log, max_trials=8, nugget=0).build()
 
         @jax.jit
         def losses(x):
