@@ -21,6 +21,7 @@ from experiments.cells import begin, save
 from experiments.config import BlackBox
 from experiments.progress import Say, pieces
 from experiments.study import Column, columns
+from l2o.asynchronous import asynchronous
 from l2o.core import Evaluation, HostOptimizer, Task, population_size
 from l2o.errors import UserError
 from l2o.files import write_whole
@@ -72,6 +73,24 @@ def _task(family: TaskFamily, key: jax.Array) -> Task:
     return family.task(family.sample(key))
 
 
+def employed(column: Column, workers: int) -> Column:
+    """The column with so many evaluations in progress at a time.
+
+    Raises (when it is built):
+      UserError: the optimizer does not run with several workers.
+    """
+    if workers == 1:
+        return column
+
+    def make(argument):
+        optimizer = column.make(argument)
+        if isinstance(optimizer, HostOptimizer):
+            raise UserError(f"workers: {column.name} cannot be compiled, which a study with several workers needs")
+        return asynchronous(optimizer, workers)
+
+    return column._replace(make=make)
+
+
 def together(cell: Cell, column: Column) -> int:
     """How many points an optimizer asks for at a time.
 
@@ -101,7 +120,7 @@ def run(study: BlackBox, out: Path, say: Say = print, resume: bool = False) -> d
     Raises:
       UserError: the directory is in use or holds another study, or an optimizer does not exist or does not fit.
     """
-    found, settings = columns(study), cells(study)
+    found, settings = [employed(column, study.workers) for column in columns(study)], cells(study)
     for column in found:
         if column.gradients:
             raise UserError(f"{column.name} reads gradients, and a black-box study gives none")

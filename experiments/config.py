@@ -302,6 +302,8 @@ class BlackBox(Document):
       evaluations: of each run.
       runs: paired runs of every optimizer in each cell.
       steps: numbers of evaluations after which the regret is reported.
+      workers: evaluations in progress at a time, whose results arrive out of order, see `l2o.asynchronous`; with more
+        than one, every optimizer must ask for one point at a time and run under jit.
       optimizers: learned optimizers by name or directory.
       baselines: hand-designed optimizers, by the names of their columns.
       groups: as in `Grid`.
@@ -317,6 +319,7 @@ class BlackBox(Document):
     evaluations: int = Field(default=100, ge=1)
     runs: int = Field(default=64, ge=2)
     steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(20, 50, 100), min_length=1, strict=False)
+    workers: int = Field(default=1, ge=1, le=1000)
     optimizers: tuple[str, ...] = Field(default=(), strict=False)
     baselines: dict[str, Baseline] = {}
     groups: dict[str, Annotated[tuple[str, ...], Field(min_length=2, strict=False)]] = {}

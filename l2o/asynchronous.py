@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from l2o.core import Optimizer, State
+from l2o.errors import UserError
 from l2o.space import X
 
 
@@ -36,7 +37,8 @@ def asynchronous(optimizer: Optimizer, workers: int, spread: float = 0.5) -> Opt
       spread: run times are uniform on [1 - spread, 1 + spread], spread in [0, 1).
 
     Raises:
-      ValueError: workers or spread are out of range, or the optimizer asks several points at once.
+      ValueError: workers or spread are out of range.
+      UserError: when a run begins: the optimizer asks several points at once.
     """
     if workers < 1 or not 0 <= spread < 1:
         raise ValueError(f"expected workers >= 1 and 0 <= spread < 1, found {workers} and {spread}")
@@ -48,7 +50,7 @@ def asynchronous(optimizer: Optimizer, workers: int, spread: float = 0.5) -> Opt
         ask_key, time_key = jax.random.split(key)
         x, inner = optimizer.ask(ask_key, inner)
         if any(leaf.shape[0] != 1 for leaf in jax.tree.leaves(x)):
-            raise ValueError("asynchronous needs an optimizer that asks one point at a time")
+            raise UserError("several workers need an optimizer that asks for one point at a time")
         return inner, jax.tree.map(lambda a: a[0], x), duration(time_key)
 
     def init(key, problem):

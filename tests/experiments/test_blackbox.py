@@ -131,6 +131,22 @@ class SizedOptimizer:
         self.init, self.ask, self.tell, self.n = *optimizer, n
 
 
+def test_with_workers_the_runs_are_those_of_the_asynchronous_optimizer(tmp_path, fresh):
+    study = made(optimizers=[str(fresh)], baselines={"random": {"kind": "random"}}, reference=None, workers=3)
+    results = run(study, tmp_path / "out", lambda line: None)
+    cell, optimizer = cells(study)[1], l2o.asynchronous(l2o.load(fresh).optimizer, 3)
+    values, _ = by_hand(SizedOptimizer(optimizer, 1), cell, 0, study.runs, 7)
+    (found,) = (one["columns"] for one in results["cells"] if one["cell"] == "branin")
+    assert found["fresh"]["regret"]["7"][0] == pytest.approx(min(values) - 1.25 / np.pi, rel=1e-3, abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["pairs", "cma_es"])
+def test_workers_refuse_what_cannot_have_them(tmp_path, kind):
+    study = made(baselines={"random": {"kind": "random"}, "other": {"kind": kind}}, reference=None, workers=3)
+    with pytest.raises(UserError, match="workers"):
+        run(study, tmp_path / "out", lambda line: None)
+
+
 def test_compiled_and_in_python_are_the_same_runs(done, fresh):
     study, *_ = done
     column, cell = columns(study)[0], cells(study)[1]
