@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +108,7 @@ class BBOB(TaskFamily):
     config: BBOBConfig = field(metadata={"static": True})
     functions: tuple[str, ...] = field(metadata={"static": True})
     dimension: int = field(metadata={"static": True})
-    index: Int[Array, ""] | np.int32
+    index: Any  # an integer; no type, because trees are also made of other things than arrays
 
     def sample(self, key):
         c, d = self.config, self.dimension
@@ -158,8 +158,9 @@ def draw(key: PRNGKeyArray, dimension: int, peaks: Int[Array, ""] | int = 0, row
       rows: of the arrays of peaks, if more than are read; static.
     """
     d, n = dimension, int(peaks) if rows is None else rows
-    offset_key, r_key, q_key, peak_key, level_key, axes_key = jax.random.split(key, 6)
-    offset, R = jax.random.uniform(offset_key, (d,), minval=-4.0, maxval=4.0), rotation(r_key, d)
+    offset_key, rotation_key, peak_key, level_key, axes_key = jax.random.split(key, 5)
+    offset = jax.random.uniform(offset_key, (d,), minval=-4.0, maxval=4.0)
+    R, Q = jax.vmap(lambda key: rotation(key, d))(jax.random.split(rotation_key))
     others = jax.random.uniform(peak_key, (n, d), minval=-5.0, maxval=5.0)
     first = jnp.arange(n) == 0
     away = jnp.matmul(others - offset[None], R.T, precision="highest")
@@ -169,7 +170,7 @@ def draw(key: PRNGKeyArray, dimension: int, peaks: Int[Array, ""] | int = 0, row
     levels = jnp.where(first, jnp.where(jnp.asarray(peaks) == 101, 0.5, 1.0), ranks / jnp.maximum(peaks - 2, 1))
     axes = jnp.argsort(jax.random.uniform(axes_key, (n, d)), axis=1) / (d - 1) - 0.5
     away = jnp.where(first[:, None], 0.0, away)
-    return Instance(offset, R, rotation(q_key, d), jnp.zeros(()), away, 1e3 ** (levels[:, None] * axes))
+    return Instance(offset, R, Q, jnp.zeros(()), away, 1e3 ** (levels[:, None] * axes))
 
 
 def rotation(key: PRNGKeyArray, dimension: int) -> Float[Array, "d d"]:
