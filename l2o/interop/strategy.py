@@ -29,8 +29,8 @@ def to_evosax(
     if not isinstance(config, EvolutionStrategyConfig):
         raise TypeError(f"a {config.kind!r} optimizer does not ask for a population at a time: it has no evosax form")
     size = config.population_size if population_size is None else population_size
-    if not isinstance(size, int) or size < 2:
-        raise UserError(f"population_size is {size!r}, expected a whole number of at least 2")
+    if size < 2:
+        raise UserError(f"population_size is {size}, expected at least 2")
     config = config.model_copy(update={"population_size": size})
     start = Problem(FREE, jnp.zeros(1))
     _, run = jax.eval_shape(config.build().bind(theta).init, jax.random.key(0), start)
