@@ -67,7 +67,7 @@ def test_the_optimum_is_the_minimum_and_every_gradient_is_finite(name, d):
 def test_small_regrets_survive_single_precision_and_gradients_equal_finite_differences(name):
     rng, one, index = np.random.default_rng(0), instance(FUNCTIONS[name].peaks, 7), NAMES.index(name)
     optimum = FUNCTIONS[name].optimum(one)
-    near = np.asarray(optimum)[None] + (1e-3 * rng.normal(size=(560, 7))).astype(np.float32)
+    near = np.asarray(optimum)[None] + (1e-4 * rng.normal(size=(560, 7))).astype(np.float32)
     single, _, _ = explore(index, near, one)
     with jax.enable_x64(True):
         double = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), one)
