@@ -10,6 +10,7 @@ from tasks import neuroevolution as neuroevolution
 from tasks import quadratic as quadratic
 from tasks import rescaled as rescaled
 from tasks import supervised as supervised
+from tasks import swingup as swingup
 from tasks import synthetic as synthetic
 from tasks.datasets import DatasetConfig
 from tasks.family import FamilyConfig, TaskFamily
