@@ -233,6 +233,23 @@ def test_crossover_takes_its_share_of_coordinates_from_a_second_parent():
     assert all(share == 1.0 or 0.7 < share < 0.8 for share in shares[4:]) and min(shares) < 1
 
 
+def test_a_child_is_mutated_with_the_standard_deviation_of_its_parent_as_attention_changes_it():
+    config, sigma = LGAConfig(population_size=8), 0.01 * jnp.arange(1.0, 9.0)
+    init, ask, tell = programs(config)
+    theta = theta_of(config, gain=0.1)
+    x, (space, run) = ask(theta, jax.random.key(0), init(theta, jnp.zeros(1000), 1.0))
+    rows = jnp.broadcast_to(100 * jnp.arange(8.0)[:, None], x.shape)
+    space, run = tell(theta, jax.random.key(1), (space, run), rows, jnp.arange(8.0))
+    state = space, run._replace(inner=run.inner._replace(sigma=sigma))
+    x, (_, after) = ask(theta, jax.random.key(2), state)
+    parents = jnp.round(x.mean(1) / 100).astype(int)
+    assert len(set(parents.tolist())) > 2
+    seen = features(run.inner.fitness[parents], run.best, "normal")
+    expected = sigma[parents] * jnp.exp(0.5 * log_variance(theta["mutation"], seen, sigma[parents], 2))
+    np.testing.assert_allclose(after.inner.child_sigma, expected, rtol=1e-4)
+    np.testing.assert_allclose((x - rows[parents]).std(1), expected, rtol=0.1)
+
+
 @pytest.mark.parametrize("c", [2.0**-20, 2.0**20])
 def test_the_units_of_x_do_not_matter(c):
     """Powers of two, so that no sample is decided otherwise by rounding."""
