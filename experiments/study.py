@@ -16,6 +16,7 @@ from experiments import report, statistics
 from experiments.config import AnyStudy, BlackBox, RatesConfig, Study
 from experiments.progress import Say
 from experiments.run import claim
+from l2o.baselines.evosax import EvosaxConfig
 from l2o.core import BaselineConfig
 from l2o.errors import UserError
 from l2o.files import write_whole
@@ -91,7 +92,8 @@ def _baseline(baseline: Any) -> Column:
     if "learning_rate" not in type(baseline).model_fields:
         return Column(baseline.label, lambda _: baseline.build(), None, tuned=False, learned=False, gradients=False)
     rate = baseline.learning_rate
-    return Column(baseline.label, baseline.build, rate, tuned=rate is None, learned=False)
+    reads = not isinstance(baseline, EvosaxConfig)
+    return Column(baseline.label, baseline.build, rate, tuned=rate is None, learned=False, gradients=reads)
 
 
 def measures(study: Study) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
