@@ -2,3 +2,4 @@
 
 from l2o.evolution import les as les
 from l2o.evolution import lga as lga
+from l2o.evolution import rma as rma
