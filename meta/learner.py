@@ -186,6 +186,7 @@ class EvolutionConfig(LearnerConfig):
       learning_rate: of algorithms that move their mean by an optax optimizer (Adam here); the algorithm's own when left
         out.
       params: other parameters of the algorithm, by the names evosax gives them.
+      decay: fraction of itself that the mean loses in each meta-step (Lange et al. 2023, against overfitting).
     """
 
     kind: Literal["evolution"] = "evolution"
@@ -195,6 +196,7 @@ class EvolutionConfig(LearnerConfig):
     sigma: float = Field(default=0.1, gt=0)
     learning_rate: float | None = Field(default=None, gt=0)
     params: dict[str, float] = {}
+    decay: float = Field(default=0.0, ge=0, lt=1)
 
     def algorithm_for(self, theta: Theta) -> tuple[Any, Any]:
         """The evosax algorithm and its parameters.
@@ -240,6 +242,8 @@ class EvolutionConfig(LearnerConfig):
         del estimator, steps
         runs_of, each = Runs(learned, objective, horizon), share(tasks, parts)
         algorithm, params = self.algorithm_for(learned.init(jax.random.key(0)))
+        if self.decay and not hasattr(algorithm, "get_mean"):
+            raise UserError(f"meta.optimizer.decay: {self.algorithm} has no mean, expected it to be left out")
         chosen = mesh(devices, self.population_size, "meta.optimizer.population_size")
 
         def first(key, members_key, theta):
@@ -299,6 +303,8 @@ class EvolutionConfig(LearnerConfig):
             population, asked = algorithm.ask(ask_key, state.optimizer, params)
             losses = losses_of(population, jax.random.split(task_key, tasks), family)
             told, _ = algorithm.tell(tell_key, population, fitness(losses), asked, params)
+            if self.decay:
+                told = told.replace(mean=(1 - self.decay) * told.mean)
             theta = algorithm.get_mean(told) if hasattr(algorithm, "get_mean") else algorithm.get_best_solution(told)
             moved = optax.tree.norm(jax.tree.map(jnp.subtract, theta, state.theta))
             ok = jnp.isfinite(moved) & jnp.any(jnp.isfinite(losses))

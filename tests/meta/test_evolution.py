@@ -197,6 +197,20 @@ def test_resumed_equals_uninterrupted_to_the_bit(tmp_path):
     assert not np.array_equal(whole.theta, START)
 
 
+@pytest.mark.usefixtures("evosax")
+def test_decay_shrinks_the_mean():
+    def theta(**fields):
+        chosen = learner(algorithm="Open_ES", learning_rate=0.2, **fields)
+        return chosen.step(chosen.init(jax.random.key(0), FAMILY, jnp.asarray(START)), FAMILY)[0].theta
+
+    np.testing.assert_allclose(theta(decay=0.25), 0.75 * theta(), rtol=1e-6)
+
+
+def test_decay_needs_a_mean():
+    with pytest.raises(UserError, match="meta.optimizer.decay: SimpleGA has no mean"):
+        learner(algorithm="SimpleGA", decay=0.1)
+
+
 def refusal(**fields):
     with pytest.raises(UserError) as error:
         EvolutionConfig(**fields).algorithm_for({"w": jnp.zeros(3)})
