@@ -207,7 +207,7 @@ def test_decay_shrinks_the_mean():
 
 
 def test_decay_needs_a_mean():
-    with pytest.raises(UserError, match="meta.optimizer.decay: SimpleGA has no mean"):
+    with pytest.raises(UserError, match=r"meta.optimizer.decay: SimpleGA has no mean"):
         learner(algorithm="SimpleGA", decay=0.1)
 
 
