@@ -121,16 +121,18 @@ def study(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of many cells in --out.")] = False,
 ) -> None:
     """Compare optimizers on held-out tasks, each baseline tuned."""
-    from experiments import blackbox, grid, report, report_blackbox, run
+    from experiments import blackbox, grid, population, report, report_blackbox, report_population, run
     from experiments import study as studies
-    from experiments.config import BlackBox, Study, load_study
+    from experiments.config import STUDIES, BlackBox, Population, Study, load_study
 
     import_modules(modules)
     chosen = load_study(config, overrides or [])
     if optimizer:
         chosen = chosen.model_copy(update={"optimizers": tuple(optimizer)})
     if resume and (out is None or isinstance(chosen, Study)):
-        raise UserError("--resume goes on with a grid or a black-box study: expected one, and its directory as --out")
+        raise UserError(
+            f"--resume goes on with a study of kind {', '.join(STUDIES)}: expected one, and its directory as --out"
+        )
     out = out or run.fresh_directory(f"study_{Path(config).stem}")
 
     def say(line: str) -> None:
@@ -144,6 +146,14 @@ def study(
         for name in found["learned"]:
             lines += report_blackbox.sayings(found, name)
         print("\n".join([*lines, f"report: {out / 'report.html'}"]))
+        return
+    if isinstance(chosen, Population):
+        found = population.run(chosen, out, say=say, resume=resume)
+        for title, shown in report_population.tables(found).items():
+            print(f"{title}:")
+            print_table(*shown)
+        print(report_population.notes(found))
+        print(f"report: {out / 'report.html'}")
         return
     if not isinstance(chosen, Study):
         found = grid.run(chosen, out, say=say, resume=resume)
@@ -192,7 +202,7 @@ def list_(modules: Import = None) -> None:
         "horizons (meta.horizon)": _first_lines(HorizonConfig),
         "configs (l2o train)": {name: Experiment.load(name).description for name in Experiment.names()},
         "studies (l2o study)": {
-            name: f"{'' if isinstance(study, Study) else study.kind:8}  {study.description}"
+            name: f"{'' if isinstance(study, Study) else study.kind:10}  {study.description}"
             for name, study in ((name, load_study(name)) for name in Study.names())
         },
     }

@@ -1,94 +1,24 @@
-"""Typed schema of experiments and studies, and the one formatter of their errors.
+"""Typed schema of experiments and studies.
 
 Each room of the project owns its configuration classes; this file only composes them.
 """
 
-import re
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_origin
+from typing import Annotated, Any, Literal, Self
 
-import tomli_w
 from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, model_validator
 
+from experiments.document import HERE, Baseline, Dataset, Document, Task, explain, named_as_files, steps_within
+from experiments.population_config import Population
 from l2o.artifact import Loaded, load
-from l2o.core import BaselineConfig, OptimizerConfig
+from l2o.core import OptimizerConfig
 from l2o.errors import UserError
-from l2o.files import exists
 from l2o.registry import Config, by_kind, kinds, nearest, parse
 from meta.trainer import MetaConfig
-from tasks.datasets import DatasetConfig, DigitsConfig
+from tasks.datasets import DigitsConfig
 from tasks.family import FamilyConfig
 from tasks.supervised import Activation
-
-HERE = Path(__file__).parent
-Task = Annotated[SerializeAsAny[FamilyConfig], by_kind(FamilyConfig)]
-Dataset = Annotated[SerializeAsAny[DatasetConfig], by_kind(DatasetConfig)]
-Baseline = Annotated[SerializeAsAny[BaselineConfig], by_kind(BaselineConfig)]
-
-
-class Document(Config):
-    """A config file: how it is found, read, overridden, checked and written."""
-
-    description: str = ""
-
-    @classmethod
-    def folder(cls) -> Path:
-        """Where the bundled files of this class lie."""
-        raise TypeError(f"{cls.__name__} does not define folder()")
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """Names of the bundled files."""
-        return sorted(path.stem for path in cls.folder().glob("*.toml"))
-
-    @classmethod
-    def load(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> Self:
-        """Read and check a TOML file; see `read`."""
-        return cls.parse(*cls.read(name_or_path, overrides))
-
-    @classmethod
-    def read(cls, name_or_path: str | Path, overrides: Sequence[str] = ()) -> tuple[dict[str, Any], str]:
-        """Read a TOML file: its contents with the overrides, and its name for errors.
-
-        Args:
-          name_or_path: a bundled name that `l2o list` shows, or a path.
-          overrides: assignments such as "meta.steps=500"; the value is TOML, or a plain string.
-
-        Raises:
-          UserError: one sentence that names the file, the field, what was found and what was expected.
-        """
-        candidates = (Path(name_or_path), cls.folder() / f"{name_or_path}.toml")
-        path = next((p for p in candidates if exists(p) and p.is_file()), None)
-        if path is None:
-            hint = nearest(name_or_path, cls.names())
-            raise UserError(
-                f"no config {str(name_or_path)!r}{hint}: expected a TOML file or one of {', '.join(cls.names())}"
-            )
-        try:
-            data = tomllib.loads(path.read_bytes().decode("utf-8"))
-        except UnicodeDecodeError:
-            raise UserError(f"{path} is not UTF-8 text, expected a TOML file") from None
-        except OSError as error:
-            raise UserError(f"{path} cannot be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what Python reads
-            raise UserError(f"{path} is not valid TOML: {error}") from None
-        for override in overrides:
-            _assign(data, override)
-        return data, f"{path} with --set" if overrides else str(path)
-
-    @classmethod
-    def parse(cls, data: dict[str, Any], source: str) -> Self:
-        """Check a document that was read from `source`."""
-        try:
-            return cls.model_validate(data)
-        except ValidationError as error:
-            raise UserError(f"{source}: {explain(error, cls, data)}") from None
-
-    def toml(self) -> str:
-        """The fully resolved document; reading it back gives an equal one."""
-        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
 
 
 class Experiment(Document):
@@ -334,22 +264,17 @@ class BlackBox(Document):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        late = [step for step in self.steps if step > self.evaluations]
-        if late:
-            raise ValueError(f"step {late[0]} lies beyond the {self.evaluations} evaluations of a run")
-        if list(self.steps) != sorted(set(self.steps)):
-            raise ValueError(f"steps must increase, found {list(self.steps)}")
-        for field, names in (("tasks", self.tasks), ("baselines", self.baselines)):
-            wrong = [name for name in names if not re.fullmatch(r"[\w+-][\w.+-]*", name)]
-            if wrong:  # they are names of files, too
-                raise ValueError(f"{field}: found the name {wrong[0]!r}, expected letters, digits and any of _ . + -")
+        steps_within(self.steps, self.evaluations, "evaluations")
+        named_as_files(tasks=self.tasks, baselines=self.baselines)
         if self.reference is not None and self.relative_to is None:
             raise ValueError("reference needs relative_to, the column that the gap is divided by")
         return self
 
 
-AnyStudy = Study | Grid | BlackBox
-STUDIES: dict[str, type[Grid] | type[BlackBox]] = {"grid": Grid, "blackbox": BlackBox}
+AnyStudy = Study | Grid | BlackBox | Population
+STUDIES: dict[str, type[Grid] | type[BlackBox] | type[Population]] = {
+    "grid": Grid, "blackbox": BlackBox, "population": Population,
+}  # fmt: skip
 
 
 def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
@@ -366,81 +291,3 @@ def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> AnySt
         hint = nearest(kind, list(STUDIES))
         raise UserError(f"{source}: unknown kind {kind!r}{hint}, expected one of {', '.join(STUDIES)}, or none")
     return STUDIES[kind].parse(data, source)
-
-
-def _assign(data: dict[str, Any], override: str) -> None:
-    name, equals, raw = override.partition("=")
-    if not equals or not name.strip():
-        raise UserError(f"--set {override!r}: expected field=value, for example meta.steps=500")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except (ValueError, RecursionError):
-        value = raw
-    *parents, last = name.strip().split(".")
-    place: Any = data
-    for part in parents:
-        if isinstance(place, list) and part.isdecimal() and int(part) < len(place):
-            place = place[int(part)]
-        elif isinstance(place, dict):
-            place = place.setdefault(part, {})
-        else:
-            raise UserError(f"--set {override!r}: {part!r} is not inside a table, expected field=value")
-    if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
-        place[int(last)] = value
-    elif isinstance(place, dict):
-        place[last] = value
-    else:
-        raise UserError(f"--set {override!r}: {last!r} is not inside a table, expected field=value")
-
-
-def explain(error: ValidationError, cls: type[Config], data: Any) -> str:
-    """One sentence for a failed validation: the dotted field, what was found, what is allowed, the nearest name."""
-    errors = error.errors(include_url=False)
-    missing = [_dotted(e["loc"]) for e in errors if e["type"] == "missing"]
-    unknown = [e for e in errors if e["type"] == "extra_forbidden"]
-    if unknown:  # a misspelled field often makes another one missing: name the cause
-        *parents, name = unknown[0]["loc"]
-        allowed = _fields(cls, data, parents)
-        where, hint = _dotted(unknown[0]["loc"]), nearest(name, allowed)
-        return f"{where} is an unknown field{hint}, expected one of {', '.join(allowed)}"
-    if missing:
-        return f"missing {', '.join(missing)}, which every such file needs"
-    first = errors[0]
-    where = _dotted(first["loc"])
-    if first["type"] in ("kind_missing", "kind_unknown", "table_expected"):
-        return f"{where}: {first['msg']}"
-    if first["type"] == "value_error":
-        return f"{where}{': ' if where else ''}{first['msg'].removeprefix('Value error, ')}"
-    expected = _EXPECTED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
-    expected = expected.removeprefix("Input should be ").removeprefix("a ").removeprefix("valid ")
-    found = first["input"]
-    return f"{where}: found {found!r} ({type(found).__name__}), expected {expected}"
-
-
-_EXPECTED = {
-    "model_type": "table",
-    "tuple_type": "array",
-    "too_short": "an array of at least {min_length} items",
-    "string_too_short": "at least {min_length} characters",
-}
-
-
-def _dotted(location: Sequence[Any]) -> str:
-    return ".".join(str(part) if re.fullmatch(r"[\w-]+", str(part)) else repr(part) for part in location)
-
-
-def _fields(cls: Any, data: Any, location: Sequence[Any]) -> list[str]:
-    """Names of the fields allowed at a location, following the `kind` tags in the data."""
-    for part in location:
-        data = data[part] if isinstance(data, (dict, list)) else None
-        if get_origin(cls) is dict:  # the part is a name that somebody chose
-            cls = cls.__args__[1]
-        elif isinstance(part, str):
-            cls = cls.model_fields[part].annotation
-        while get_origin(cls) is not dict and hasattr(cls, "__args__"):
-            cls = cls.__args__[0]
-        default = cls.model_fields["kind"].default if "kind" in getattr(cls, "model_fields", ()) else None
-        kind = data.get("kind", default) if isinstance(data, dict) else None
-        if isinstance(kind, str) and kind in kinds(cls):
-            cls = kinds(cls)[kind]
-    return list(cls.model_fields)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import l2o
-from experiments import report, report_blackbox
+from experiments import report, report_blackbox, report_population
 from l2o.artifact import ZOO
 from l2o.errors import UserError
 
@@ -24,11 +24,14 @@ def scores(results: dict[str, Any]) -> dict[str, Any]:
             "cells": ["-".join(map(str, cell.values())) for cell in results["cells"]],
             "table": [dict(zip(header, row, strict=True)) for row in rows],
         }
-    if study.get("kind") == "blackbox":
-        tables = {"over all cells": report_blackbox.overall(results)}
-        tables |= {cell["cell"]: report_blackbox.of_cell(results, cell) for cell in results["cells"]}
+    if study.get("kind") in ("blackbox", "population"):
+        if study["kind"] == "population":
+            tables, size = report_population.tables(results), ("generations", "population_size")
+        else:
+            tables, size = {"over all cells": report_blackbox.overall(results)}, ("evaluations",)
+            tables |= {cell["cell"]: report_blackbox.of_cell(results, cell) for cell in results["cells"]}
         return {
-            "study": {name: study[name] for name in ("description", "seed", "runs", "evaluations", "tasks")},
+            "study": {name: study[name] for name in ("description", "seed", "runs", *size, "tasks")},
             "tables": {
                 n: [dict(zip(header, row, strict=True)) for row in rows] for n, (header, rows) in tables.items()
             },

@@ -5,15 +5,18 @@ import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from pydantic import ValidationError
 
 import l2o
 from experiments import report, statistics
-from experiments.config import AnyStudy, BlackBox, RatesConfig, Study
+from experiments.config import AnyStudy, Population, RatesConfig, Study
+from experiments.document import explain
 from experiments.progress import Say
 from experiments.run import claim
 from l2o.baselines.evosax import EvosaxConfig
@@ -55,17 +58,20 @@ def columns(study: AnyStudy) -> list[Column]:
       UserError: an optimizer that does not exist.
     """
     found = []
-    groups = {} if isinstance(study, Study) else study.groups
+    groups = {} if isinstance(study, Study | Population) else study.groups
+    size = study.population_size if isinstance(study, Population) else None
     members = [member for group in groups.values() for member in group]
     for name in [*study.optimizers, *(m for m in dict.fromkeys(members) if m not in study.optimizers)]:
         if name in kinds(BaselineConfig):
-            found.append(_baseline(kinds(BaselineConfig)[name]()))
+            found.append(_baseline(_sized(kinds(BaselineConfig)[name](), size, name)))
             continue
-        column = _learned(l2o.load(name, also=list(kinds(BaselineConfig))), label(name))
+        loaded = l2o.load(name, also=list(kinds(BaselineConfig)))
+        column = _learned(replace(loaded, config=_sized(loaded.config, size, name)), label(name))
         found.append(column._replace(name=name) if column.name in [c.name for c in found] else column)
     asked = [column.name for column in found]
-    named = study.baselines.items() if isinstance(study, BlackBox) else [(b.label, b) for b in study.baselines]
-    found += [_baseline(baseline)._replace(name=name) for name, baseline in named if name not in asked]
+    baselines = study.baselines
+    named = baselines.items() if isinstance(baselines, dict) else [(b.label, b) for b in baselines]
+    found += [_baseline(_sized(b, size, name))._replace(name=name) for name, b in named if name not in asked]
     if not found:
         raise UserError("the study has no optimizers, expected some in optimizers or baselines, or --optimizer")
     labels = [column.name for column in found]
@@ -73,6 +79,22 @@ def columns(study: AnyStudy) -> list[Column]:
     if twice:
         raise UserError(f"the study has two optimizers named {twice[0]!r}, expected different names")
     return found
+
+
+def _sized(config: Any, population_size: int | None, name: str) -> Any:
+    """The config with so many members in a population, if that is given and it has any.
+
+    Raises:
+      UserError: it does not take so many.
+    """
+    if population_size is None or "population_size" not in type(config).model_fields:
+        return config
+    fields = {field: getattr(config, field) for field in type(config).model_fields}
+    fields["population_size"] = population_size
+    try:
+        return type(config).model_validate(fields)
+    except ValidationError as error:
+        raise UserError(f"{name}: {explain(error, type(config), fields)}") from None
 
 
 def label(name: str) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from evosax.algorithms import PGPE, Open_ES, Sep_CMA_ES, xNES
-from evosax.algorithms.distribution_based import open_es, pgpe
+from evosax.algorithms.distribution_based import open_es, pgpe, xnes
 from flax import struct
 
 
@@ -25,6 +25,13 @@ class SeparableCMAES(Sep_CMA_ES):
         return params.replace(c_1=c_1, c_mu=jnp.minimum(faster * params.c_mu, 1 - c_1))  # pyright: ignore[reportAttributeAccessIssue]
 
 
+@struct.dataclass
+class ExponentialState(xnes.State):
+    """Of ExponentialNES: also the inverse of B."""
+
+    inverse: jax.Array
+
+
 class ExponentialNES(xNES):
     """xNES as in algorithm 1 of Glasmachers et al. (2010), "Exponential natural evolution strategies".
 
@@ -33,21 +40,24 @@ class ExponentialNES(xNES):
     """
 
     def _init(self, key, params):
-        return super()._init(key, params).replace(B=jnp.eye(self.num_dims))
+        begun, unit = vars(super()._init(key, params)), jnp.eye(self.num_dims)
+        return ExponentialState(**{**begun, "B": unit, "inverse": unit})
 
     def _ask(self, key, state, params):
         z = jax.random.normal(key, (self.population_size, self.num_dims))
         return state.mean + state.std * z @ state.B.T, state
 
-    def _tell(self, key, population, fitness, state, params):
-        z = jnp.linalg.solve(state.B, (population - state.mean).T).T / state.std  # queries may have been projected
+    def _tell(self, key, population, fitness, state: Any, params):
+        z = (population - state.mean) @ state.inverse.T / state.std  # queries may have been projected
         along = (fitness[:, None] * z).T @ z - jnp.sum(fitness) * jnp.eye(self.num_dims)
         scale = jnp.trace(along) / self.num_dims
-        shape = along - scale * jnp.eye(self.num_dims)
+        values, axes = jnp.linalg.eigh(0.5 * params.lr_B * (along - scale * jnp.eye(self.num_dims)))
         return state.replace(
             mean=state.mean + state.std * state.B @ (fitness @ z),
             std=state.std * jnp.exp(0.5 * params.lr_std_init * scale),
-            B=state.B @ jax.scipy.linalg.expm(0.5 * params.lr_B * shape),
+            # of a symmetric matrix, and of minus it: XLA's solvers, which `expm` calls, are slow
+            B=state.B @ (axes * jnp.exp(values)) @ axes.T,
+            inverse=(axes * jnp.exp(-values)) @ axes.T @ state.inverse,
         )
 
 
