@@ -91,8 +91,8 @@ class Checkpoints:
             return
         score = record.best_score if math.isfinite(record.best_score) else None
         args = self._args.Composite(
-            state=self._args.StandardSave(state),
-            best=self._args.StandardSave(best),
+            state=self._args.StandardSave(_filled(state)),
+            best=self._args.StandardSave(_filled(best)),
             record=self._args.JsonSave({"identity": self._identity, **asdict(record), "best_score": score}),
         )
         self._manager.save(step, args=args, force=True)
@@ -120,9 +120,15 @@ class Checkpoints:
     def _arrays(self, state: Any, best: Theta) -> tuple[Any, Theta]:
         if self._manager is None:
             return state, best
-        args = self._args.Composite(state=self._args.StandardRestore(state), best=self._args.StandardRestore(best))
-        restored = self._manager.restore(self._manager.latest_step(), args=args)
-        return jax.tree.map(np.asarray, (restored["state"], restored["best"]))
+        args = {"state": self._args.StandardRestore(_filled(state)), "best": self._args.StandardRestore(_filled(best))}
+        restored = self._manager.restore(self._manager.latest_step(), args=self._args.Composite(**args))
+        found = jax.tree.map(np.asarray, (restored["state"], restored["best"]))
+        return jax.tree.map(lambda like, a: a if like.size else like, (state, best), found)
+
+
+def _filled(tree: Any) -> Any:
+    """With something in the place of empty arrays, which Orbax refuses."""
+    return jax.tree.map(lambda a: a if np.size(a) else np.zeros(1, a.dtype), tree)
 
 
 def difference(old: Any, new: Any, where: str = "") -> str:

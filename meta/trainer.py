@@ -216,7 +216,11 @@ def train(
     theta, family = parallel.place(theta, mesh), parallel.place(family, mesh)
     stages = [parallel.place(config.horizon.family(family, i), mesh) for i in range(len(config.horizon.stages))]
 
-    init = jax.jit(lambda theta, family: learner.init(learner_key, family, theta), out_shardings=shardings)
+    def init(theta, family):
+        state = learner.init(learner_key, family, theta)
+        return jax.tree.map(lambda a: jax.lax.convert_element_type(a, a.dtype), state)  # weak types compile twice
+
+    init = jax.jit(init, out_shardings=shardings)
 
     def chunk(state, family, steps):
         state, metrics = jax.lax.scan(lambda s, _: learner.step(s, family), state, None, steps)

@@ -15,9 +15,10 @@ from l2o.core import Problem, Task
 from l2o.errors import UserError
 from l2o.gradient.lstm import LSTMConfig
 from l2o.space import Space
-from meta.checkpoints import difference, read_metrics
+from meta.checkpoints import Checkpoints, Record, difference, read_metrics
 from meta.estimator.backprop import BackpropConfig
 from meta.learner import AdamConfig
+from meta.objective import BestConfig
 from meta.trainer import Interrupt, MetaConfig, train
 from tasks.family import TaskFamily
 from tasks.quadratic import QuadraticConfig
@@ -103,6 +104,30 @@ def test_one_seed_decides_everything(whole, tmp_path):
     assert all(
         not np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (other.theta, whole.result.theta)), strict=True)
     )
+
+
+def test_two_chunks_of_one_length_are_one_compilation(tmp_path, monkeypatch):
+    """Also where a state begins with weak types, as the carry of this objective does."""
+    traced, learner = [], MetaConfig.learner
+
+    def counting(self, *args):
+        chosen = learner(self, *args)
+        return chosen._replace(step=lambda state, family: traced.append(1) or chosen.step(state, family))
+
+    monkeypatch.setattr(MetaConfig, "learner", counting)
+    start(tmp_path / "out", steps=6, objective=BestConfig())
+    assert len(traced) == 1
+
+
+def test_empty_arrays_are_kept_in_checkpoints(tmp_path):
+    state = {"full": np.arange(3.0), "empty": np.zeros((0, 2), np.int32)}
+    with Checkpoints(tmp_path, IDENTITY) as checkpoints:
+        checkpoints.save(1, state, state, Record())
+        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
+        found, best, _ = checkpoints.restore(abstract, state)
+    for restored in (found, best):
+        jax.tree.map(np.testing.assert_array_equal, restored, state)
+        assert restored["empty"].shape == (0, 2) and restored["empty"].dtype == np.int32
 
 
 # before the first checkpoint, after it, and at every row in turn: 4 and 7 die before their own checkpoint is written
