@@ -8,8 +8,9 @@ covariance matrix adaptation evolution strategy"), which has the behaviour of CM
 
 with negative weights for the worse half (active covariance, Jastrebski and Arnold 2006), mirrored samples (Brockhoff et
 al. 2010), and an accelerated diagonal as in dd-CMA-ES (Akimoto and Hansen 2020): each coordinate is also rescaled at
-the rate of a separable strategy, the less so the more M correlates the coordinates. Constants are those of Hansen
-(2016, "The CMA evolution strategy: a tutorial", table 1).
+the rate of a separable strategy, the less so the more M correlates the coordinates. After 10 + 30 d / n generations
+that found nothing better, the search begins again at the best point of all. Constants are those of Hansen (2016, "The
+CMA evolution strategy: a tutorial", table 1 and appendix B.3).
 
 Learned are bounded factors on all of it. They come from a small recurrent network that reads dimensionless evidence of
 the whole run, from one over members and from one over coordinates, and are 1 at fresh meta-parameters.
@@ -80,9 +81,11 @@ class RMAState(NamedTuple):
       path: p, in the coordinates of z.
       noise: z of the generation that was asked last.
       mirrored: how much of the next generation is mirrored, in [0, 1].
-      success: exponential means of the share of members that were better than all before.
+      lowest: value since the search last began.
+      success: exponential means of the share of members that were below it.
       since: generations since the last such one.
       memory: of the recurrent network.
+      champion: the best point of all.
     """
 
     mean: Float[Array, "d"]
@@ -92,9 +95,11 @@ class RMAState(NamedTuple):
     path: Float[Array, "d"]
     noise: Float[Array, "n d"]
     mirrored: Float[Array, ""]
+    lowest: Float[Array, ""]
     success: Float[Array, "3"]
     since: Float[Array, ""]
     memory: Float[Array, "m"]
+    champion: Float[Array, "d"]
 
 
 class Constants(NamedTuple):
@@ -171,8 +176,8 @@ def rma(config: RMAConfig) -> LearnedOptimizer:
             zero, nothing = jnp.zeros((), dtype), jnp.zeros(d, dtype)
             sigma = jnp.clip(sigma, SMALLEST, LARGEST)
             return RMAState(
-                mean, sigma, sigma, matrix, nothing, jnp.zeros((n, d), dtype), zero + 1, jnp.full(3, 0.5, dtype),
-                zero, jnp.zeros(units, dtype),
+                mean, sigma, sigma, matrix, nothing, jnp.zeros((n, d), dtype), zero + 1, zero + jnp.inf,
+                jnp.full(3, 0.5, dtype), zero, jnp.zeros(units, dtype), mean,
             )  # fmt: skip
 
         def ask(key, run):
@@ -192,7 +197,9 @@ def rma(config: RMAConfig) -> LearnedOptimizer:
             v = y / lengths[None]  # standard normal, were there no selection
 
             # what happened, without units
-            better = improved(value, run.best)
+            best = jnp.argmin(value)
+            champion = jnp.where(value[best] < run.best, x[best], s.champion)
+            better = improved(value, s.lowest)
             success = s.success + RATES * (jnp.mean(better) - s.success)
             since = jnp.where(jnp.any(better > 0), 0.0, s.since + 1)
             raw = math.log((n + 1) / 2) - jnp.log((centred_ranks(value) + 0.5) * (n - 1) + 1)
@@ -269,10 +276,12 @@ def rma(config: RMAConfig) -> LearnedOptimizer:
             flat = jnp.maximum(FLAT * size / jnp.maximum(lengths, SMALLEST), 1.0) / size
             matrix = matrix * (flat[:, None] if matrix.ndim == 2 else flat)
             sigma = jnp.clip(s.sigma * size * jnp.exp(jnp.clip(log_sigma, -1, 1)), SMALLEST, LARGEST)
-            return RMAState(
-                mean, sigma, s.start, matrix, path, z, jnp.clip(1 + jnp.tanh(mirrored), 0.0, 1.0), success, since,
-                memory,
+            new = RMAState(
+                mean, sigma, s.start, matrix, path, z, jnp.clip(1 + jnp.tanh(mirrored), 0.0, 1.0),
+                jnp.minimum(s.lowest, value[best]), success, since, memory, champion,
             )  # fmt: skip
+            again = begin(key, champion, s.start)
+            return jax.tree.map(lambda a, b: jnp.where(since >= 10 + 30 * d / n, a, b), again, new)
 
         return lift(Strategy(begin, ask, tell), config)
 

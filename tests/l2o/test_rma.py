@@ -56,6 +56,11 @@ def hills(x):
     return jnp.sum(jnp.arange(1, x.shape[-1] + 1)[None] * x**2 + jnp.cos(3 * x), -1)
 
 
+def healthy(inner):
+    """Finite, but for the lowest value where there was none."""
+    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(inner._replace(lowest=0.0)))
+
+
 def classical(z, order, mean, sigma, matrix, path, n, d):
     """One generation of the untrained strategy in numpy, members in the order of their rank."""
     c = Constants.of(n, d)
@@ -181,8 +186,7 @@ def test_no_values_break_it(n, d, full, gain):
             x, state = ask(theta, jax.random.key(t), state)
             assert np.isfinite(x).all()
             state = tell(theta, state, x, jnp.array(row, jnp.float32))
-        for leaf in jax.tree.leaves(state[1].inner):
-            assert np.isfinite(leaf).all()
+        assert healthy(state[1].inner)
 
     check()
 
@@ -196,7 +200,26 @@ def test_many_generations_that_say_nothing_leave_a_state_to_go_on_from(value, sc
     state = optimizer.init(jax.random.key(0), task.problem)
     state, run = jax.jit(lambda state: unroll(optimizer, task, state, jax.random.key(1), 300))(state)
     assert np.isfinite(run.x).all()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state[1].inner))
+    assert healthy(state[1].inner)
+
+
+def test_a_search_that_finds_nothing_better_begins_again_at_the_best_point():
+    n, d = 6, 2
+    config = RMAConfig(population_size=n)
+    init, ask, tell = programs(config)
+    theta = config.build().init(jax.random.key(0))
+    state = init(theta, jnp.ones(d), 0.5)
+    x, state = ask(theta, jax.random.key(0), state)
+    state = tell(theta, state, x, jnp.array([3.0, 1.0, 2.0, 3.0, 3.0, 3.0]))
+    patience = 10 + 30 * d / n
+    for t in range(int(patience)):
+        assert state[1].inner.since == t
+        later, state = ask(theta, jax.random.key(t + 1), state)
+        state = tell(theta, state, later, jnp.full(n, 5.0))
+    inner = state[1].inner
+    np.testing.assert_array_equal(inner.mean, x[1])
+    np.testing.assert_array_equal(inner.matrix, np.eye(d))
+    assert inner.sigma == 0.5 and inner.since == 0 and np.isinf(inner.lowest)
 
 
 def test_one_theta_serves_any_population_and_dimension():
