@@ -88,15 +88,18 @@ def notes(results: dict[str, Any]) -> str:
         f"Rank: after {last} generations, the mean over cells and runs. Wins: the share of runs in which the value is"
         " lower, ties count half, with 95 % intervals over resampled functions, because runs on one function are not"
         " independent.",
-        "ECDF: the share of 51 targets, log-uniform from 1e2 to 1e-8 above the minimum, that are reached; its area is"
-        " the mean over the logarithm of the number of generations. Values have single precision, so on some functions"
-        " nobody reaches the last targets.",
         "Every optimizer, learned ones too, runs with the initial standard deviation (a factor of the task's, among"
         f" {', '.join(f'{s:g}' for s in tuned['scales'])}) and, where it has one that is left open, the learning rate"
         f" (among {', '.join(f'{r:g}' for r in tuned['learning_rates'])}) of the best mean rank on other tasks:"
         " instances of the functions that meta-training saw, or the training split. A star marks the edge of a grid.",
         "Per evaluation: the time of a compiled run, its function included, several of them side by side.",
     ]
+    if results["ecdf"]:
+        parts.append(
+            "ECDF: the share of 51 targets, log-uniform from 1e2 to 1e-8 above the minimum, that are reached; its area"
+            " is the mean over the logarithm of the number of generations. Values have single precision, so on some"
+            " functions nobody reaches the last targets."
+        )
     if study["measures"]:
         better = "higher" if study["higher"] else "lower"
         parts.append(f"Measures are those of the best member of the last generation; {better} is better.")
@@ -142,13 +145,17 @@ def _heatmap(out: Path, results: dict[str, Any]) -> str:
     """Median final regrets, or ranks where some minima are unknown; what was held out has a star."""
     study, cells, names = results["study"], results["cells"], [column["name"] for column in results["columns"]]
     regrets = all(cell["known"] for cell in cells)
-    groups = [[c for c in cells if c["dimension"] == d] for d in sorted({c["dimension"] for c in cells})]
+    panels: dict[str, list[dict[str, Any]]] = {}
+    for cell in cells:
+        panels.setdefault(f"d = {cell['dimension']}" if cell["function"] else "", []).append(cell)
+    groups = list(panels.values())
     plt, figure = figure_of(2.5 + len(groups) * (0.8 + 0.26 * len(names)), 2.6 + 0.2 * max(map(len, groups)))
-    for axes, group in zip(figure.subplots(1, len(groups), squeeze=False).flat, groups, strict=True):
+    places = figure.subplots(1, len(groups), squeeze=False).flat
+    for axes, (title, group) in zip(places, panels.items(), strict=True):
         shown = np.array([[_colour(cell["columns"][n], regrets, study["floor"]) for n in names] for cell in group])
         limits = (math.log10(study["floor"]), 4) if regrets else (1, len(names))
         axes.imshow(shown, cmap="viridis_r", vmin=limits[0], vmax=limits[1], aspect="auto")
-        axes.set_title(f"d = {group[0]['dimension']}{_star(group, 'held-out dimensions')}", fontsize=9)
+        axes.set_title(f"{title}{_star(group, 'held-out dimensions')}", fontsize=9)
         labels = [f"{cell['function'] or cell['cell']}{_star([cell], 'held-out functions')}" for cell in group]
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(group)), labels, fontsize=7)
