@@ -1,4 +1,4 @@
-"""`python -m experiments.bench update|meta_step|scaling|bias|proposal`: measure, print, save."""
+"""`python -m experiments.bench update|meta_step|scaling|bias|proposal|generation`: measure, print, save."""
 
 import json
 import os
@@ -82,6 +82,14 @@ def proposal(quick: Quick = False, out: Out = None) -> None:
     from experiments.bench import proposal
 
     save("proposal", out, lambda out: proposal.run(quick))
+
+
+@app.command()
+def generation(quick: Quick = False, out: Out = None) -> None:
+    """Generations per second of evolution strategies beside evosax's, and evaluations per second of meta-training."""
+    from experiments.bench import generation
+
+    save("generation", out, lambda out: generation.run(quick))
 
 
 if __name__ == "__main__":

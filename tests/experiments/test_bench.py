@@ -245,3 +245,18 @@ def test_proposals_are_timed_in_both_ways_beside_gp_ei(bench):
     assert rows["gp_ei"]["gp_ei_over"] == [1.0, 1.0, 1.0]
     assert all(row["microseconds_inside"] > 0 and row["microseconds_from_python"] > 0 for row in rows.values())
     assert "gp_ei" in output
+
+
+# generation
+
+
+def test_generations_are_timed_beside_evosax(bench):
+    with jax.numpy_rank_promotion("allow"):  # evosax's algorithms do
+        found, output, _ = bench("generation")
+    rows = {row["strategy"]: row for row in found["rows"]}
+    assert {"les", "rma", "evosax_les", "cma_es"} <= set(rows)
+    assert rows["evosax_les"]["evosax_les_over"] == [1.0, 1.0, 1.0]
+    assert all(row["generations_per_second"] > 0 for row in rows.values())
+    assert [row["strategy"] for row in found["meta_training"]] == ["les", "lga", "rma"]
+    assert all(row["evaluations_per_second"] > 0 for row in found["meta_training"])
+    assert "million evaluations per second" in output
