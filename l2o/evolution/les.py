@@ -7,7 +7,8 @@ by attention over their fitness, and how far each dimension follows, by a small 
   m += a_m (sum_i w_i x_i - m)
   s += a_s (sqrt(sum_i w_i (x_i - m)^2 + epsilon) - s)
 
-Beside the paper: nothing depends on the units of x or of the values, unless the config says so.
+Beside the paper: nothing depends on the units of x or of the values, and the network that gives the learning rates also
+reads what all dimensions have in common, unless the config says otherwise.
 """
 
 from typing import Literal, NamedTuple
@@ -19,10 +20,20 @@ from jaxtyping import Array, Float, Int
 from pydantic import Field
 
 from l2o.core import LearnedOptimizer, Optimizer, Theta
-from l2o.evolution.population import EvolutionStrategyConfig, Strategy, bounded, dense, features, layer, lift
+from l2o.evolution.population import (
+    EvolutionStrategyConfig,
+    Strategy,
+    bounded,
+    dense,
+    features,
+    improved,
+    layer,
+    lift,
+)
 from l2o.registry import register
 
 PATHS = np.array([0.1, 0.5, 0.9], np.float32)  # rates at which the evolution paths forget
+SUCCESSES = np.array([0.03, 0.1, 0.3], np.float32)  # and means of how many members were better than all before
 TIMES = np.array([1, 3, 10, 30, 50, 100, 250, 500, 750, 1000, 1250, 1500, 2000], np.float32)  # in generations
 EPSILON = 1e-8  # of the variance, so that a generation that chose one point only does not end the search
 CLIP = 10.0  # a path outlives a standard deviation that collapses; in its units it is clipped here
@@ -32,7 +43,8 @@ CLIP = 10.0  # a path outlives a standard deviation that collapses; in its units
 class LESConfig(EvolutionStrategyConfig):
     """Learned evolution strategy (Lange et al. 2022).
 
-    With `scaling = "members"`, `paths = "absolute"` and `scores = "z"` it is the published strategy as evosax has it.
+    With `scaling = "members"`, `paths = "absolute"`, `scores = "z"` and `overall = false` it is the published strategy as
+    evosax has it.
 
     Attributes:
       keys: length of the attention's keys and queries.
@@ -43,6 +55,8 @@ class LESConfig(EvolutionStrategyConfig):
         variance is a fraction of it, so the units of x do not matter. "absolute": in units of x.
       scores: of fitness, beside ranks. "normal": from the ranks, so that nothing but the order of values matters. "z":
         z-scores.
+      overall: the learning rates also depend on the lengths of the evolution paths over all dimensions, the signal of
+        cumulative step-size adaptation, and on how many members were better than all before.
     """
 
     kind: Literal["les"] = "les"
@@ -51,6 +65,7 @@ class LESConfig(EvolutionStrategyConfig):
     scaling: Literal["keys", "members"] = "keys"
     paths: Literal["relative", "absolute"] = "relative"
     scores: Literal["normal", "z"] = "normal"
+    overall: bool = True
 
     def build(self) -> LearnedOptimizer:
         """The architecture."""
@@ -65,12 +80,14 @@ class LESState(NamedTuple):
       sigma: its standard deviations.
       path: exponential means of the mean's undamped steps at three rates.
       path_sigma: the same of those steps in standard deviations.
+      success: exponential means of the share of members that were better than all before.
     """
 
     mean: Float[Array, "d"]
     sigma: Float[Array, "d"]
     path: Float[Array, "3 d"]
     path_sigma: Float[Array, "3 d"]
+    success: Float[Array, "3"]
 
 
 def time_features(generation: Int[Array, ""]) -> Float[Array, "13"]:
@@ -84,7 +101,8 @@ def les(config: LESConfig) -> LearnedOptimizer:
     def init(key) -> Theta:
         sizes = {
             "query": (3, config.keys), "key": (3, config.keys), "value": (3, 1),
-            "hidden": (2 * PATHS.size + TIMES.size, config.hidden), "rates": (config.hidden, 2),
+            "hidden": (2 * PATHS.size + TIMES.size + (2 * PATHS.size if config.overall else 0), config.hidden),
+            "rates": (config.hidden, 2),
         }  # fmt: skip
         keys = jax.random.split(key, len(sizes))
         return {name: layer(k, *size) for k, (name, size) in zip(keys, sizes.items(), strict=True)}
@@ -95,17 +113,25 @@ def les(config: LESConfig) -> LearnedOptimizer:
         logits = dense(theta["query"], fitness).T @ dense(theta["key"], fitness) / scale**0.5
         return jax.nn.softmax(jax.nn.softmax(logits) @ dense(theta["value"], fitness)[0])
 
-    def rates(theta: Theta, paths: Float[Array, "6 d"], generation: Int[Array, ""]) -> Float[Array, "2 d"]:
+    def rates(
+        theta: Theta, paths: Float[Array, "6 d"], success: Float[Array, "3"], generation: Int[Array, ""]
+    ) -> Float[Array, "2 d"]:
         """Learning rates of the mean and of the standard deviation; what all dimensions share is computed once."""
         w, b = theta["hidden"]["w"], theta["hidden"]["b"]
-        shared = w[:, 2 * PATHS.size :] @ time_features(generation) + b
+        common = time_features(generation)
+        if config.overall:
+            # 1 on average for the mean of as many random steps as there are members
+            lengths = jnp.mean(paths[PATHS.size :] ** 2, axis=1) * config.population_size * (2 - PATHS) / PATHS
+            common = jnp.concatenate([common, 0.5 * jnp.log(lengths + 1e-3), 2 * success - 1])
+        shared = w[:, 2 * PATHS.size :] @ common + b
         hidden = jax.nn.relu(w[:, : 2 * PATHS.size] @ paths + shared[:, None])
         return jax.nn.sigmoid(dense(theta["rates"], hidden))
 
     def bind(theta: Theta) -> Optimizer:
         def begin(key, mean, sigma):
             zero = jnp.zeros((PATHS.size, mean.size), mean.dtype)
-            return LESState(mean, bounded(jnp.broadcast_to(sigma, mean.shape), mean), zero, zero)
+            half = jnp.full(PATHS.size, 0.5, mean.dtype)
+            return LESState(mean, bounded(jnp.broadcast_to(sigma, mean.shape), mean), zero, zero, half)
 
         def ask(key, run):
             mean, sigma = run.inner.mean, run.inner.sigma
@@ -113,7 +139,8 @@ def les(config: LESConfig) -> LearnedOptimizer:
             return mean[None] + sigma[None] * noise, run.inner
 
         def tell(key, run, x, value):
-            mean, sigma, path, path_sigma = run.inner
+            mean, sigma, path, path_sigma, success = run.inner
+            success = success + SUCCESSES * (jnp.mean(improved(value, run.best)) - success)
             w = weights(theta, features(value, run.best, config.scores))
             noise = (x - mean[None]) / sigma[None]
             step, spread = w @ noise, w @ noise**2
@@ -121,11 +148,11 @@ def les(config: LESConfig) -> LearnedOptimizer:
             path_sigma = path_sigma + PATHS[:, None] * (step[None] - path_sigma)
             relative = config.paths == "relative"
             seen = jnp.clip(path / sigma[None], -CLIP, CLIP) if relative else path
-            rate, rate_sigma = rates(theta, jnp.concatenate([seen, path_sigma]), run.generation)
+            rate, rate_sigma = rates(theta, jnp.concatenate([seen, path_sigma]), success, run.generation)
             unit = sigma if relative else 1.0
             wide = unit * jnp.sqrt((sigma / unit) ** 2 * spread + EPSILON)
             mean = mean + rate * sigma * step
-            return LESState(mean, bounded(sigma + rate_sigma * (wide - sigma), mean), path, path_sigma)
+            return LESState(mean, bounded(sigma + rate_sigma * (wide - sigma), mean), path, path_sigma, success)
 
         return lift(Strategy(begin, ask, tell), config)
 

@@ -54,7 +54,8 @@ def les_from_evosax(path: str | Path | None = None) -> tuple[LESConfig, Theta]:
     for name, size in sizes.items():
         if theta[name]["w"].shape != size or theta[name]["b"].shape != size[:1]:
             raise UserError(f"{path} does not hold LES weights: layer {name} is {theta[name]['w'].shape}, not {size}")
-    return LESConfig(keys=keys, hidden=hidden, scaling="members", paths="absolute", scores="z"), theta
+    published = LESConfig(keys=keys, hidden=hidden, scaling="members", paths="absolute", scores="z", overall=False)
+    return published, theta
 
 
 def _shipped() -> Path:

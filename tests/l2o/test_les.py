@@ -12,11 +12,11 @@ from scipy.stats import rankdata
 
 import l2o
 from l2o import Evaluation, Problem, Space, Task, unroll
-from l2o.evolution.les import CLIP, EPSILON, PATHS, TIMES, LESConfig
+from l2o.evolution.les import CLIP, EPSILON, PATHS, SUCCESSES, TIMES, LESConfig
 from l2o.evolution.population import bounded, centred_ranks, features, improved, normal_scores, unit_range, z_scores
 
 INF = np.inf
-PUBLISHED = {"scaling": "members", "paths": "absolute", "scores": "z"}
+PUBLISHED = {"scaling": "members", "paths": "absolute", "scores": "z", "overall": False}
 VALUES = st.one_of(st.floats(-1e30, 1e30), st.sampled_from([np.nan, INF, -INF, 0.0, 1.0, 3e38, -3e38]))
 few = settings(max_examples=20, deadline=None)
 
@@ -130,7 +130,7 @@ def test_a_standard_deviation_is_kept_above_rounding():
 # --- the strategy
 
 
-def reference(theta, mean, sigma, path, path_sigma, x, value, best, t, scores, relative, scale):
+def reference(theta, mean, sigma, path, path_sigma, success, x, value, best, t, scores, relative, scale):
     """One generation in numpy, member by member and dimension by dimension, in double precision."""
     theta = jax.tree.map(lambda a: np.asarray(a, float), theta)
     fitness = np.stack([value < best, rankdata(value) - 1, scores]).astype(float)
@@ -150,7 +150,11 @@ def reference(theta, mean, sigma, path, path_sigma, x, value, best, t, scores, r
     step = w @ (x - mean)
     path = path + PATHS[:, None] * (step - path)
     path_sigma = path_sigma + PATHS[:, None] * (step / sigma - path_sigma)
+    success = success + SUCCESSES * (np.mean(value < best) - success)
     time = [np.tanh(t / g - 1) for g in TIMES]
+    if relative:
+        lengths = [np.mean(p**2) * value.size * (2 - a) / a for p, a in zip(path_sigma, PATHS, strict=True)]
+        time = [*time, *(np.log(np.sqrt(np.array(lengths) + 1e-3))), *(2 * success - 1)]
     new_mean, new_sigma = [], []
     for j in range(mean.size):
         seen = np.clip(path[:, j] / sigma[j], -CLIP, CLIP) if relative else path[:, j]
@@ -159,7 +163,7 @@ def reference(theta, mean, sigma, path, path_sigma, x, value, best, t, scores, r
         variance = w @ (x[:, j] - mean[j]) ** 2 + EPSILON * (sigma[j] ** 2 if relative else 1)
         new_mean.append(mean[j] + rate * (w @ x[:, j] - mean[j]))
         new_sigma.append(sigma[j] + rate_sigma * (np.sqrt(variance) - sigma[j]))
-    return np.array(new_mean), np.array(new_sigma), path, path_sigma
+    return np.array(new_mean), np.array(new_sigma), path, path_sigma, success
 
 
 @pytest.mark.parametrize("published", [False, True])
