@@ -7,8 +7,8 @@ by attention over their fitness, and how far each dimension follows, by a small 
   m += a_m (sum_i w_i x_i - m)
   s += a_s (sqrt(sum_i w_i (x_i - m)^2 + epsilon) - s)
 
-Beside the paper: nothing depends on the units of x or of the values, and the network that gives the learning rates also
-reads what all dimensions have in common, unless the config says otherwise.
+Beside the paper, unless the config says otherwise: nothing depends on the units of x or of the values, the network that
+gives the learning rates also reads what all dimensions have in common, and a search that is stuck begins again.
 """
 
 from typing import Literal, NamedTuple
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from pydantic import Field
 
 from l2o.core import LearnedOptimizer, Optimizer, Theta
@@ -43,8 +43,8 @@ CLIP = 10.0  # a path outlives a standard deviation that collapses; in its units
 class LESConfig(EvolutionStrategyConfig):
     """Learned evolution strategy (Lange et al. 2022).
 
-    With `scaling = "members"`, `paths = "absolute"`, `scores = "z"` and `overall = false` it is the published strategy as
-    evosax has it.
+    With `scaling = "members"`, `paths = "absolute"`, `scores = "z"`, `overall = false` and `restarts = false` it is the
+    published strategy as evosax has it.
 
     Attributes:
       keys: length of the attention's keys and queries.
@@ -57,6 +57,8 @@ class LESConfig(EvolutionStrategyConfig):
         z-scores.
       overall: the learning rates also depend on the lengths of the evolution paths over all dimensions, the signal of
         cumulative step-size adaptation, and on how many members were better than all before.
+      restarts: after 10 + 30 d / n generations of n members in d dimensions that found nothing better, the search
+        begins again at the best point of all (the criterion of Hansen 2016, appendix B.3).
     """
 
     kind: Literal["les"] = "les"
@@ -66,6 +68,7 @@ class LESConfig(EvolutionStrategyConfig):
     paths: Literal["relative", "absolute"] = "relative"
     scores: Literal["normal", "z"] = "normal"
     overall: bool = True
+    restarts: bool = True
 
     def build(self) -> LearnedOptimizer:
         """The architecture."""
@@ -80,7 +83,12 @@ class LESState(NamedTuple):
       sigma: its standard deviations.
       path: exponential means of the mean's undamped steps at three rates.
       path_sigma: the same of those steps in standard deviations.
-      success: exponential means of the share of members that were better than all before.
+      success: exponential means of the share of members that were better than all since the search last began.
+      lowest: the best value since then.
+      since: generations since that was found.
+      age: generations since the search last began.
+      champion: the best point of all.
+      start: the standard deviation that the run began with.
     """
 
     mean: Float[Array, "d"]
@@ -88,9 +96,14 @@ class LESState(NamedTuple):
     path: Float[Array, "3 d"]
     path_sigma: Float[Array, "3 d"]
     success: Float[Array, "3"]
+    lowest: Float[Array, ""]
+    since: Float[Array, ""]
+    age: Float[Array, ""]
+    champion: Float[Array, "d"]
+    start: Float[Array, ""]
 
 
-def time_features(generation: Int[Array, ""]) -> Float[Array, "13"]:
+def time_features(generation: Float[Array, ""]) -> Float[Array, "13"]:
     """How far the run is, on thirteen scales."""
     return jnp.tanh(generation / TIMES - 1)
 
@@ -114,7 +127,7 @@ def les(config: LESConfig) -> LearnedOptimizer:
         return jax.nn.softmax(jax.nn.softmax(logits) @ dense(theta["value"], fitness)[0])
 
     def rates(
-        theta: Theta, paths: Float[Array, "6 d"], success: Float[Array, "3"], generation: Int[Array, ""]
+        theta: Theta, paths: Float[Array, "6 d"], success: Float[Array, "3"], generation: Float[Array, ""]
     ) -> Float[Array, "2 d"]:
         """Learning rates of the mean and of the standard deviation; what all dimensions share is computed once."""
         w, b = theta["hidden"]["w"], theta["hidden"]["b"]
@@ -130,8 +143,11 @@ def les(config: LESConfig) -> LearnedOptimizer:
     def bind(theta: Theta) -> Optimizer:
         def begin(key, mean, sigma):
             zero = jnp.zeros((PATHS.size, mean.size), mean.dtype)
-            half = jnp.full(PATHS.size, 0.5, mean.dtype)
-            return LESState(mean, bounded(jnp.broadcast_to(sigma, mean.shape), mean), zero, zero, half)
+            half, nothing = jnp.full(PATHS.size, 0.5, mean.dtype), jnp.zeros((), mean.dtype)
+            return LESState(
+                mean, bounded(jnp.broadcast_to(sigma, mean.shape), mean), zero, zero, half,
+                nothing + jnp.inf, nothing, nothing, mean, sigma,
+            )  # fmt: skip
 
         def ask(key, run):
             mean, sigma = run.inner.mean, run.inner.sigma
@@ -139,20 +155,30 @@ def les(config: LESConfig) -> LearnedOptimizer:
             return mean[None] + sigma[None] * noise, run.inner
 
         def tell(key, run, x, value):
-            mean, sigma, path, path_sigma, success = run.inner
-            success = success + SUCCESSES * (jnp.mean(improved(value, run.best)) - success)
-            w = weights(theta, features(value, run.best, config.scores))
+            mean, sigma, path, path_sigma, success, lowest, since, age, champion, start = run.inner
+            best = jnp.argmin(value)
+            champion = jnp.where(value[best] < run.best, x[best], champion)
+            since = jnp.where(value[best] < lowest, 0.0, since + 1)
+            success = success + SUCCESSES * (jnp.mean(improved(value, lowest)) - success)
+            w = weights(theta, features(value, lowest, config.scores))
             noise = (x - mean[None]) / sigma[None]
             step, spread = w @ noise, w @ noise**2
             path = path + PATHS[:, None] * ((sigma * step)[None] - path)
             path_sigma = path_sigma + PATHS[:, None] * (step[None] - path_sigma)
             relative = config.paths == "relative"
             seen = jnp.clip(path / sigma[None], -CLIP, CLIP) if relative else path
-            rate, rate_sigma = rates(theta, jnp.concatenate([seen, path_sigma]), success, run.generation)
+            rate, rate_sigma = rates(theta, jnp.concatenate([seen, path_sigma]), success, age)
             unit = sigma if relative else 1.0
             wide = unit * jnp.sqrt((sigma / unit) ** 2 * spread + EPSILON)
             mean = mean + rate * sigma * step
-            return LESState(mean, bounded(sigma + rate_sigma * (wide - sigma), mean), path, path_sigma, success)
+            new = LESState(
+                mean, bounded(sigma + rate_sigma * (wide - sigma), mean), path, path_sigma, success,
+                jnp.minimum(lowest, value[best]), since, age + 1, champion, start,
+            )  # fmt: skip
+            if not config.restarts:
+                return new
+            stuck = since >= 10 + 30 * mean.size / config.population_size
+            return jax.tree.map(lambda a, b: jnp.where(stuck, a, b), begin(key, champion, start), new)
 
         return lift(Strategy(begin, ask, tell), config)
 

@@ -54,7 +54,9 @@ def les_from_evosax(path: str | Path | None = None) -> tuple[LESConfig, Theta]:
     for name, size in sizes.items():
         if theta[name]["w"].shape != size or theta[name]["b"].shape != size[:1]:
             raise UserError(f"{path} does not hold LES weights: layer {name} is {theta[name]['w'].shape}, not {size}")
-    published = LESConfig(keys=keys, hidden=hidden, scaling="members", paths="absolute", scores="z", overall=False)
+    published = LESConfig(
+        keys=keys, hidden=hidden, scaling="members", paths="absolute", scores="z", overall=False, restarts=False
+    )
     return published, theta
 
 
