@@ -26,8 +26,11 @@ from l2o.core import HostOptimizer
 from l2o.errors import UserError
 from l2o.files import write_whole
 from meta.evaluate import evaluate, run_keys
+from meta.objective import WeightedSumConfig
 from tasks.bbob import BBOBConfig
 from tasks.family import TaskFamily, Wrapper
+
+LATE = WeightedSumConfig(power=8).build()  # the last ninth of a run, mostly
 
 
 class Cell(NamedTuple):
@@ -133,8 +136,9 @@ class Programs:
         """Runs of the column on a cell.
 
         Returns:
-          "best" [runs, generations], the lowest value so far, infinite before the first finite one; each measure
-          [runs] where the study has any; and "seconds", without those of compilation.
+          "best" [runs, generations], the lowest value so far, infinite before the first finite one; where the study
+          has measures each of them [runs], and "late" [runs], what is judged towards the end of the run; and "seconds",
+          without those of compilation.
         """
         study, column = self.study, self.column
         argument = jnp.float32(choice.learning_rate) if column.tuned else column.argument
@@ -150,9 +154,9 @@ class Programs:
         lowest = np.minimum.accumulate(np.where(np.isfinite(values), values, np.inf), axis=1)
         # what asks for another number of points has no generations: it is read off after as many evaluations
         ends = np.minimum(np.arange(1, study.generations + 1) * study.population_size, values.shape[1]) - 1
-        return {"best": lowest[:, ends], "seconds": np.array(seconds)} | {
-            f"measure {name}": out[name] for name in study.measures if name in out
-        }
+        late = {"late": out["objective"]} if study.measures else {}
+        measures = {f"measure {name}": out[name] for name in study.measures if name in out}
+        return {"best": lowest[:, ends], "seconds": np.array(seconds)} | late | measures
 
     def _compile(self, cell: Cell, argument: Any, family: Scaled, runs: int) -> Callable[..., Any]:
         study, column = self.study, self.column
@@ -166,6 +170,7 @@ class Programs:
         return evaluate.lower(
             column.make, argument, family, cell.key,
             tasks=runs, horizon=rounds - 1, batch=study.batch, measure=bool(study.measures), every=True,
+            objective=LATE if study.measures else None,
         ).compile()  # fmt: skip
 
 
@@ -208,10 +213,18 @@ def tune(
     mine = [cell for cell in on if cell.task == task]
     if not path.is_file():
         start = time.perf_counter()
-        last = [[programs.run(c, choice, study.tune.runs)["best"][:, -1] for c in mine] for choice in candidates]
+        last = [[_score(programs.run(c, choice, study.tune.runs)) for c in mine] for choice in candidates]
         save(path, last=np.array(last), took=np.array(time.perf_counter() - start))
     last = np.load(path)["last"]
     return candidates[choose(last, [minima[cell.name] for cell in mine], study.floor)], last
+
+
+def _score(found: dict[str, np.ndarray]) -> np.ndarray:
+    """What choices are compared by [runs]: the lowest value, but where there are measures what is judged.
+
+    The lowest of noisy values says little, and a validation loss is judged on other data than the values are of.
+    """
+    return np.where(np.isfinite(found["late"]), found["late"], np.inf) if "late" in found else found["best"][:, -1]
 
 
 def run(study: Population, out: Path, say: Say = print, resume: bool = False) -> dict[str, Any]:

@@ -37,6 +37,8 @@ class PopulationTune(Config):
     """How a study tunes every column, learned or not, for each family of tasks: by the mean rank at the end of runs on
     its training split, or, for BBOB, on instances of the functions that meta-training saw.
 
+    Ranked are the lowest values, or, in a study with measures, what is judged in the last generations.
+
     Attributes:
       scales: what the initial standard deviation that a task gives is multiplied with.
       learning_rates: for columns that have one and leave it open.

@@ -403,4 +403,25 @@ def test_bundled_studies():
     assert len(cells(bbob)) == 24 * 5 and bbob.runs >= 15
     assert {cell.name for cell in cells(bbob, tuning=True)} == {f"{name}-d10" for name in bbob.trained.functions}
     dimensions = {cell.name: cell.dimension for cell in cells(networks)}
-    assert set(dimensions) == {"digits", "pendulum", "cartpole_swingup"} and dimensions["digits"] >= 1000
+    assert set(dimensions) == {"digits", "pendulum"} and dimensions["digits"] >= 1000
+
+
+def test_with_measures_choices_are_compared_by_what_is_judged_late():
+    found = {"best": np.array([[3.0, 1.0], [2.0, 0.5]]), "seconds": np.array(1.0)}
+    np.testing.assert_array_equal(population._score(found), [1.0, 0.5])
+    np.testing.assert_array_equal(population._score({**found, "late": np.array([0.25, np.nan])}), [0.25, np.inf])
+
+
+def test_what_is_judged_late_is_the_validation_loss_of_the_last_generations():
+    """Of a family whose judged values differ from the told ones."""
+    network = {**NETWORK, "validation": 1.0}
+    family = {"kind": "neuroevolution", "family": network}
+    study = made(tasks={"digits": family}, measures=["heldout_accuracy"], generations=6, runs=2)
+    (cell,) = population.cells(study)
+    programs = population.Programs(study, columns(study)[0])
+    late = programs.run(cell, population.choices(study, programs.column)[0], 2)["late"]
+    plain = made(tasks={"digits": {**family, "family": NETWORK}}, measures=["heldout_accuracy"], generations=6, runs=2)
+    (other,) = population.cells(plain)
+    told = population.Programs(plain, columns(plain)[0])
+    assert np.isfinite(late).all()
+    assert not np.allclose(late, told.run(other, population.choices(plain, told.column)[0], 2)["late"])
