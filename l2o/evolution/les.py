@@ -23,12 +23,14 @@ from l2o.core import LearnedOptimizer, Optimizer, Theta
 from l2o.evolution.population import (
     EvolutionStrategyConfig,
     Strategy,
+    best_point,
     bounded,
     dense,
     features,
     improved,
     layer,
     lift,
+    unless_stuck,
 )
 from l2o.registry import register
 
@@ -58,7 +60,7 @@ class LESConfig(EvolutionStrategyConfig):
       overall: the learning rates also depend on the lengths of the evolution paths over all dimensions, the signal of
         cumulative step-size adaptation, and on how many members were better than all before.
       restarts: after 10 + 30 d / n generations of n members in d dimensions that found nothing better, the search
-        begins again at the best point of all (the criterion of Hansen 2016, appendix B.3).
+        begins again at the best point of all.
     """
 
     kind: Literal["les"] = "les"
@@ -87,7 +89,6 @@ class LESState(NamedTuple):
       lowest: the best value since then.
       since: generations since that was found.
       age: generations since the search last began.
-      champion: the best point of all.
       start: the standard deviation that the run began with.
     """
 
@@ -99,7 +100,6 @@ class LESState(NamedTuple):
     lowest: Float[Array, ""]
     since: Float[Array, ""]
     age: Float[Array, ""]
-    champion: Float[Array, "d"]
     start: Float[Array, ""]
 
 
@@ -146,7 +146,7 @@ def les(config: LESConfig) -> LearnedOptimizer:
             half, nothing = jnp.full(PATHS.size, 0.5, mean.dtype), jnp.zeros((), mean.dtype)
             return LESState(
                 mean, bounded(jnp.broadcast_to(sigma, mean.shape), mean), zero, zero, half,
-                nothing + jnp.inf, nothing, nothing, mean, sigma,
+                nothing + jnp.inf, nothing, nothing, sigma,
             )  # fmt: skip
 
         def ask(key, run):
@@ -155,10 +155,8 @@ def les(config: LESConfig) -> LearnedOptimizer:
             return mean[None] + sigma[None] * noise, run.inner
 
         def tell(key, run, x, value):
-            mean, sigma, path, path_sigma, success, lowest, since, age, champion, start = run.inner
-            best = jnp.argmin(value)
-            champion = jnp.where(value[best] < run.best, x[best], champion)
-            since = jnp.where(value[best] < lowest, 0.0, since + 1)
+            mean, sigma, path, path_sigma, success, lowest, since, age, start = run.inner
+            since = jnp.where(jnp.min(value) < lowest, 0.0, since + 1)
             success = success + SUCCESSES * (jnp.mean(improved(value, lowest)) - success)
             w = weights(theta, features(value, lowest, config.scores))
             noise = (x - mean[None]) / sigma[None]
@@ -173,12 +171,12 @@ def les(config: LESConfig) -> LearnedOptimizer:
             mean = mean + rate * sigma * step
             new = LESState(
                 mean, bounded(sigma + rate_sigma * (wide - sigma), mean), path, path_sigma, success,
-                jnp.minimum(lowest, value[best]), since, age + 1, champion, start,
+                jnp.minimum(lowest, jnp.min(value)), since, age + 1, start,
             )  # fmt: skip
             if not config.restarts:
                 return new
-            stuck = since >= 10 + 30 * mean.size / config.population_size
-            return jax.tree.map(lambda a, b: jnp.where(stuck, a, b), begin(key, champion, start), new)
+            fresh = begin(key, best_point(run, x, value), start)
+            return unless_stuck(new, fresh, since, config.population_size, mean.size)
 
         return lift(Strategy(begin, ask, tell), config)
 

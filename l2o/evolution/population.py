@@ -161,6 +161,20 @@ def features(value: Float[Array, "n"], best: Float[Array, ""], scores: Literal["
     return jnp.stack([improved(value, best), centred_ranks(value), score])
 
 
+def best_point(run: Run, x: Float[Array, "n d"], value: Float[Array, "n"]) -> Float[Array, "d"]:
+    """The best point of all, this generation included."""
+    i = jnp.argmin(value)
+    return jnp.where(value[i] < run.best, x[i], _flat(run.best_x))
+
+
+def unless_stuck(state: Inner, fresh: Inner, since: Float[Array, ""], n: int, d: int) -> Inner:
+    """The state, or a fresh one after 10 + 30 d / n generations of n members in d dimensions without anything better.
+
+    The criterion of Hansen (2016), "The CMA evolution strategy: a tutorial", appendix B.3.
+    """
+    return jax.tree.map(lambda a, b: jnp.where(since >= 10 + 30 * d / n, a, b), fresh, state)
+
+
 def bounded(sigma: Float[Array, "..."], mean: Float[Array, "..."]) -> Float[Array, "..."]:
     """A standard deviation that can be worked with: not below what a step from the mean is rounded to."""
     return jnp.clip(sigma, jnp.maximum(SMALLEST, jnp.finfo(mean.dtype).eps * jnp.abs(mean)), LARGEST)

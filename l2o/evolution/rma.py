@@ -32,12 +32,14 @@ from l2o.evolution.population import (
     EvolutionStrategyConfig,
     Layer,
     Strategy,
+    best_point,
     centred_ranks,
     dense,
     improved,
     layer,
     lift,
     normal_scores,
+    unless_stuck,
 )
 from l2o.registry import register
 
@@ -85,7 +87,6 @@ class RMAState(NamedTuple):
       success: exponential means of the share of members that were below it.
       since: generations since the last such one.
       memory: of the recurrent network.
-      champion: the best point of all.
     """
 
     mean: Float[Array, "d"]
@@ -99,7 +100,6 @@ class RMAState(NamedTuple):
     success: Float[Array, "3"]
     since: Float[Array, ""]
     memory: Float[Array, "m"]
-    champion: Float[Array, "d"]
 
 
 class Constants(NamedTuple):
@@ -177,7 +177,7 @@ def rma(config: RMAConfig) -> LearnedOptimizer:
             sigma = jnp.clip(sigma, SMALLEST, LARGEST)
             return RMAState(
                 mean, sigma, sigma, matrix, nothing, jnp.zeros((n, d), dtype), zero + 1, zero + jnp.inf,
-                jnp.full(3, 0.5, dtype), zero, jnp.zeros(units, dtype), mean,
+                jnp.full(3, 0.5, dtype), zero, jnp.zeros(units, dtype),
             )  # fmt: skip
 
         def ask(key, run):
@@ -197,8 +197,6 @@ def rma(config: RMAConfig) -> LearnedOptimizer:
             v = y / lengths[None]  # standard normal, were there no selection
 
             # what happened, without units
-            best = jnp.argmin(value)
-            champion = jnp.where(value[best] < run.best, x[best], s.champion)
             better = improved(value, s.lowest)
             success = s.success + RATES * (jnp.mean(better) - s.success)
             since = jnp.where(jnp.any(better > 0), 0.0, s.since + 1)
@@ -278,10 +276,9 @@ def rma(config: RMAConfig) -> LearnedOptimizer:
             sigma = jnp.clip(s.sigma * size * jnp.exp(jnp.clip(log_sigma, -1, 1)), SMALLEST, LARGEST)
             new = RMAState(
                 mean, sigma, s.start, matrix, path, z, jnp.clip(1 + jnp.tanh(mirrored), 0.0, 1.0),
-                jnp.minimum(s.lowest, value[best]), success, since, memory, champion,
+                jnp.minimum(s.lowest, jnp.min(value)), success, since, memory,
             )  # fmt: skip
-            again = begin(key, champion, s.start)
-            return jax.tree.map(lambda a, b: jnp.where(since >= 10 + 30 * d / n, a, b), again, new)
+            return unless_stuck(new, begin(key, best_point(run, x, value), s.start), since, n, d)
 
         return lift(Strategy(begin, ask, tell), config)
 
