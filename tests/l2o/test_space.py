@@ -162,3 +162,53 @@ def test_bounds_keep_the_dtype_of_the_point():
     x = jnp.array([0.5, 2.0], jnp.bfloat16)
     for mapping in (space.project, space.to_unit, space.from_unit):
         assert mapping(x).dtype == jnp.bfloat16
+
+
+def units():
+    return st.lists(st.floats(0, 1, width=32, allow_subnormal=False), min_size=7, max_size=7)
+
+
+def mixed():
+    """A real number on three scales, whole numbers on two, three categories, one category."""
+    return Space.mixed(
+        jnp.array([-5.0, 1e-6, 1.0, 1.0, 1.0, 0.0, 0.0]),
+        jnp.array([5.0, 1e-1, 100.0, 9.0, 1000.0, 2.0, 0.0]),
+        jnp.array([0, 0, 0, 9, 1000, 3, 1]),
+        jnp.array([0, 1, 2, 0, 1, 0, 0]),
+        jnp.array([True, True, True, True, True, False, False]),
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.floats(0, 1, width=32, allow_subnormal=False), min_size=7, max_size=7), st.sampled_from([2, 16, 256])
+)
+def test_mixed_round_trips(u, bins):
+    space, u = mixed(), jnp.array(u)
+    x = space.from_unit(u)
+    assert space.contains(x)
+    whole = space.levels > 0
+    np.testing.assert_array_equal(space.from_unit(space.to_unit(x))[whole], x[whole])
+    np.testing.assert_allclose(space.to_unit(x)[~whole], u[~whole], atol=2e-6)
+    tokens = space.to_tokens(x, bins)
+    assert np.all(tokens >= 0) and np.all(tokens < space.sizes(bins))
+    back = space.from_tokens(tokens, bins)
+    few = whole & (space.levels <= bins)
+    np.testing.assert_array_equal(back[few], x[few])
+    np.testing.assert_allclose(space.to_unit(back)[~whole], space.to_unit(x)[~whole], atol=0.5 / bins + 2e-6)
+    np.testing.assert_array_equal(space.to_tokens(back, bins)[few], tokens[few])
+
+
+def test_mixed_scales_are_logarithms():
+    unit = mixed().to_unit(jnp.array([0.0, 1e-3, 91.0, 5.0, 30.0, 1.0, 0.0]))
+    np.testing.assert_allclose(unit[jnp.array([0, 1, 3, 5, 6])], [0.5, 0.6, 0.5, 0.5, 0.5], atol=1e-5)
+    np.testing.assert_allclose(unit[2], 1 - np.log(10) / np.log(100), atol=1e-5)
+    assert not mixed().contains(jnp.array([0.0, 1e-3, 50.0, 5.5, 30.0, 1.0, 0.0]))
+    assert mixed().contains(mixed().project(jnp.array([9.0, 1.0, 50.0, 5.5, 30.2, 0.9, 1.0])))
+
+
+def test_every_value_has_an_equal_share_of_a_linear_coordinate():
+    u = (jnp.arange(900) + 0.5) / 900
+    found = jax.vmap(lambda u: mixed().from_unit(jnp.full(7, u)))(u)
+    assert np.all(np.unique(found[:, 3], return_counts=True)[1] == 100)
+    assert np.all(np.unique(found[:, 5], return_counts=True)[1] == 300)
