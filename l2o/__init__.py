@@ -30,7 +30,9 @@ from l2o.interop.minimize import minimize
 from l2o.interop.optax import from_optax
 from l2o.interop.search import Result, Search, Trial
 from l2o.registry import Config, by_kind, kinds, register
+from l2o.parameter import Parameter
 from l2o.space import Space
+from l2o.searchspace import SearchSpace
 from l2o.unroll import query, unroll
 
 __all__ = [
@@ -44,9 +46,11 @@ __all__ = [
     "Optimizer",
     "OptimizerConfig",
     "Problem",
+    "Parameter",
     "Result",
     "Search",
     "Space",
+    "SearchSpace",
     "Task",
     "Trajectory",
     "Trial",

@@ -1,0 +1,407 @@
+"""Named parameters: what is refused, exact round trips, agreement with the single-precision Space, Optuna's classes."""
+
+import itertools
+import math
+import subprocess
+import sys
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from l2o import Parameter, SearchSpace, UserError
+
+# the runtime type checks of the tests look at one parameter of a tuple, drawn at random
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisWarning")
+SCALES = ("linear", "log", "reverse_log")
+NAMES = st.one_of(st.text(min_size=1, max_size=20), st.just('ü\n"*|&<é,' * 60))
+CATEGORIES = st.one_of(
+    st.none(), st.booleans(), st.integers(-5, 5), st.text(max_size=5), st.floats(allow_nan=False, allow_infinity=False)
+)
+
+
+@st.composite
+def parameters(draw, name="p", extreme=False):
+    """A parameter of any kind and scale; `extreme`, also with numbers that single precision cannot hold."""
+    kind = draw(st.sampled_from(["float", "integer", "discrete", "categorical"]))
+    if kind == "categorical":
+        values = draw(st.lists(CATEGORIES, min_size=1, max_size=6, unique_by=lambda v: (type(v), v)))
+        return Parameter(name=name, kind=kind, values=values)
+    if kind == "discrete":
+        numbers = st.one_of(st.integers(-9, 9), st.floats(-1e6, 1e6))
+        return Parameter(name=name, kind=kind, values=draw(st.lists(numbers, min_size=1, max_size=6, unique=True)))
+    scale = draw(st.sampled_from(SCALES))
+    if kind == "integer":
+        top = 2**60 if extreme else 10**4
+        low = draw(st.integers(1 if scale != "linear" else -top, top))
+        return Parameter(name=name, kind=kind, low=low, high=low + draw(st.integers(0, top)), scale=scale)
+    smallest, widest = (1e-14, 1e14) if extreme else (0.1, 1e4)
+    low = draw(st.floats(1e-3, 10) if scale != "linear" else st.floats(-10, 10))
+    high = low + max(abs(low), 0.01) * draw(st.floats(smallest, widest))
+    return Parameter(name=name, kind=kind, low=low, high=high, scale=scale)
+
+
+@st.composite
+def spaces(draw, extreme=False, most=12):
+    names = draw(st.lists(NAMES, min_size=1, max_size=most, unique=True))
+    return SearchSpace(tuple(draw(parameters(name, extreme)) for name in names))
+
+
+UNITS = st.lists(st.floats(0, 1), min_size=12, max_size=12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(spaces(extreme=True))
+def test_dictionaries_and_json_are_exact(space):
+    assert SearchSpace.from_dict(space.to_dict()) == space
+    back = SearchSpace.from_json(space.to_json())
+    assert back == space
+    assert repr(back) == repr(space)  # types too: 1, 1.0 and True are equal
+
+
+@settings(deadline=None, max_examples=100)
+@given(spaces(extreme=True), UNITS, st.sampled_from([2, 16, 256]))
+def test_round_trips_in_double_precision(space, u, bins):
+    u = np.array(u[: len(space)])
+    assignment = space.from_unit(u)
+    unit = space.to_unit(assignment)
+    assert unit.dtype == np.float64 and np.all((unit >= 0) & (unit <= 1))
+    tokens = space.to_tokens(assignment, bins)
+    back = space.from_tokens(tokens, bins)
+    unit_back = space.to_unit(back)
+    for i, p in enumerate(space.parameters):
+        value = assignment[p.name]
+        narrow = _rounding(p)
+        if p.kind == "float":
+            assert p.low <= value <= p.high and abs(unit[i] - u[i]) <= 1e-12 + narrow
+        elif p.kind == "integer":
+            assert isinstance(value, int) and p.low <= value <= p.high
+        else:
+            assert any(value is v for v in p.values)
+        if 0 < p.levels < 2**40 and p.scale == "linear":
+            assert p.from_unit(unit[i]) == value and abs(unit[i] - u[i]) <= 0.5 / p.levels + 1e-9
+        assert 0 <= tokens[i] < space.sizes(bins)[i]
+        if 0 < p.levels <= bins:
+            assert back[p.name] == value and type(back[p.name]) is type(value)
+        else:
+            assert abs(unit_back[i] - unit[i]) <= 0.5 / bins + 1e-9 + narrow + _share(p, value)
+
+
+def _rounding(p):
+    """What the rounding error of a float is in the unit interval, at most."""
+    if p.kind != "float":
+        return 0
+    step = 4e-16 * max(abs(p.low), abs(p.high))
+    return step / (p.low * math.log1p((p.high - p.low) / p.low) if p.scale == "reverse_log" else p.high - p.low)
+
+
+def _share(p, value):
+    """What the share of one value is in the unit interval, at most."""
+    if p.kind == "integer":
+        return 2 * abs(p.to_unit(value) - p.to_unit(value + 1 if value < p.high else value - 1))
+    return 1 / p.levels if p.levels else 0
+
+
+@settings(deadline=None, max_examples=60)
+@given(spaces(most=5), UNITS, st.sampled_from([4, 200]))
+def test_single_precision_space_agrees(space, u, bins):
+    mixed = space.space
+    assignment = space.from_unit(u[: len(space)])
+    x = space.to_point(assignment)
+    assert x.dtype == np.float32 and mixed.contains(jnp.array(x))
+    np.testing.assert_allclose(mixed.to_unit(jnp.array(x)), space.to_unit(assignment), atol=1e-4)
+    np.testing.assert_array_equal(mixed.levels, [p.levels for p in space.parameters])
+    np.testing.assert_array_equal(mixed.sizes(bins), space.sizes(bins))
+    back = space.from_point(x)
+    for p in space.parameters:
+        if p.levels:
+            assert back[p.name] == assignment[p.name] and type(back[p.name]) is type(assignment[p.name])
+        else:
+            assert math.isclose(back[p.name], assignment[p.name], rel_tol=2e-7, abs_tol=1e-9)
+    middles = [size // 2 for size in space.sizes(bins)]
+    point = mixed.from_tokens(jnp.array(middles), bins)
+    values = space.from_tokens(middles, bins)
+    for i, p in enumerate(space.parameters):
+        step = 0 if p.kind == "float" else 1
+        assert abs(float(point[i]) - p.index(values[p.name])) <= step + 1e-3 * (1 + abs(float(point[i])))
+        if p.levels == 0 or p.levels <= bins:  # the middles of bins; large integers may lie anywhere in theirs
+            assert space.to_tokens(values, bins)[i] == middles[i] == mixed.to_tokens(point, bins)[i]
+
+
+def test_scales_are_logarithms():
+    fields = {"kind": "float", "low": 1e-5, "high": 1e-1}
+    space = SearchSpace.from_dict({s: {**fields, "scale": s} for s in SCALES[1:]})
+    np.testing.assert_allclose(
+        space.to_unit({"log": 1e-4, "reverse_log": 1e-1 + 1e-5 - 1e-4}), [0.25, 0.75], rtol=1e-12
+    )
+    assert space.from_unit([0.25, 1.0])["log"] == pytest.approx(1e-4, rel=1e-12)
+
+
+def test_huge_integers_and_narrow_ranges_are_exact():
+    space = SearchSpace.from_dict(
+        {"seed": {"kind": "integer", "low": 2**60, "high": 2**60 + 9}, "x": (1.0, 1.0 + 2**-40)}
+    )
+    for k in range(10):
+        assert space.from_unit(space.to_unit({"seed": 2**60 + k, "x": 1 + k * 2**-44})) == {
+            "seed": 2**60 + k,
+            "x": 1 + k * 2**-44,
+        }
+    with pytest.raises(UserError, match=r"'seed'.*single precision"):
+        _ = space.space
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "float", "low": 1.0, "high": 1.0 + 1e-12},
+        {"kind": "float", "low": 0.0, "high": 1e-42},
+        {"kind": "float", "low": 0.0, "high": 1e300},
+        {"kind": "float", "low": 1e-42, "high": 1.0, "scale": "log"},
+        {"kind": "float", "low": 1e-30, "high": 1e30, "scale": "log"},
+        {"kind": "integer", "low": 2**60, "high": 2**60 + 5},
+    ],
+)
+def test_what_single_precision_cannot_hold(fields):
+    space = SearchSpace.from_dict({"a": (0, 1), "b": fields})
+    assert space.to_unit(space.from_unit([0.5, 0.5]))[1] == pytest.approx(0.5, abs=0.1)
+    with pytest.raises(UserError, match=r"'b'.*single precision"):
+        _ = space.space
+
+
+def test_shorthands():
+    space = SearchSpace.from_dict({"a": ["sgd", 3, None], "b": (0, 1), "c": {"kind": "discrete", "values": [3, 0.5]}})
+    assert [p.kind for p in space.parameters] == ["categorical", "float", "discrete"]
+    assert space.names == ["a", "b", "c"] and len(space) == 3
+    assert type(space.parameters[1].low) is float and space.parameters[2].values == (0.5, 3)
+    assert space.space.ordered.tolist() == [False, True, True]
+
+
+def test_equal_categories_of_different_types_are_distinct():
+    p = Parameter(name="p", kind="categorical", values=[1, True, 1.0, "1", np.float64(2.5), np.int64(4)])
+    assert [p.index(v) for v in (True, 1.0, 1, "1", np.int64(1), np.float32(1), 2.5, 4.0)] == [1, 2, 0, 3, 0, 2, 4, 5]
+    for bad in (None, "x", [1], np.ones(2), {}):
+        with pytest.raises(UserError, match=r"'p' is .*expected one of"):
+            p.index(bad)
+
+
+def test_a_listed_number_may_have_a_rounding_error():
+    p = Parameter(name="p", kind="discrete", values=[0.1, 0.2, 0.3, 4])
+    assert p.index(0.1 + 0.2) == 2 and p.index(np.float64(4)) == 3
+    for bad in (0.3001, 0.0, 5, 0.25, "0.1", True, math.nan, None):
+        with pytest.raises(UserError, match=r"'p' is .*expected"):
+            p.index(bad)
+
+
+def _good():
+    return SearchSpace.from_dict(
+        {"lr": (0.0, 1.0), "layers": {"kind": "integer", "low": 1, "high": 8}, "opt": ["a", "b"]}
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lr": 2.0}, "'lr' is 2.0: expected a number from 0.0 to 1.0"),
+        ({"lr": math.nan}, "'lr' is nan: expected a finite number"),
+        ({"lr": "0.5"}, "expected a finite number"),
+        ({"lr": True}, "expected a finite number"),
+        ({"layers": 9}, "from 1 to 8"),
+        ({"layers": 2.5}, "whole number"),
+        ({"opt": "c"}, "one of"),
+        ({"lrr": 1}, "did you mean 'lr'"),
+    ],
+)
+def test_bad_assignments_are_refused(change, message):
+    good = {"lr": 0.5, "layers": 2.0, "opt": "b"}
+    assert _good().from_point(_good().to_point(good)) == {"lr": 0.5, "layers": 2, "opt": "b"}
+    for use in (_good().to_point, _good().to_unit, lambda a: _good().to_tokens(a, 16)):
+        with pytest.raises(UserError, match=message):
+            use({**good, **change})
+    with pytest.raises(UserError, match="lacks 'layers'"):
+        _good().to_point({"lr": 0.5, "opt": "a"})
+    with pytest.raises(UserError, match="expected a dictionary"):
+        _good().to_point([0.5])
+
+
+def test_bad_points_and_tokens_are_refused():
+    for bad in ([0.5, 1.0], [0.5, 1.0, math.nan], 3.0):
+        with pytest.raises(UserError, match="expected 3 finite numbers"):
+            _good().from_unit(bad)
+        with pytest.raises(UserError, match="expected 3 finite numbers"):
+            _good().from_point(bad)
+    with pytest.raises(UserError, match="has 2 tokens, found token 2"):
+        _good().from_tokens([0, 0, 2], 16)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"kind": "float", "low": 1.0}, "has low and high"),
+        ({"kind": "float", "low": 1, "high": 1}, "low must be below high, found 1.0 and 1.0"),
+        ({"kind": "float", "low": math.nan, "high": 1}, "low must be a finite number, found nan"),
+        ({"kind": "float", "low": 0, "high": math.inf}, "high must be a finite number, found inf"),
+        ({"kind": "float", "low": 0, "high": 10**400}, "high must be a finite number"),
+        ({"kind": "float", "low": "0", "high": 1}, "low must be a finite number, found '0'"),
+        ({"kind": "float", "low": False, "high": 1}, "low must be a finite number, found False"),
+        ({"kind": "float", "low": -1.7e308, "high": 1.7e308}, "too wide"),
+        ({"kind": "float", "low": 5e-324, "high": 1, "scale": "log"}, "too wide"),
+        ({"kind": "float", "low": 0, "high": 1, "scale": "log"}, "low must be positive on the scale log"),
+        ({"kind": "integer", "low": 0, "high": 1, "scale": "reverse_log"}, "low must be positive"),
+        ({"kind": "integer", "low": 0, "high": 1.5}, "whole numbers"),
+        ({"kind": "integer", "low": 0, "high": 2**63}, "whole numbers below"),
+        ({"kind": "integer", "low": 1, "high": 0}, "at most high"),
+        ({"kind": "integer", "low": 1, "high": 2, "values": [1]}, "no values"),
+        ({"kind": "discrete", "values": []}, "one or more"),
+        ({"kind": "discrete"}, "one or more"),
+        ({"kind": "discrete", "values": [1, 1.0]}, "distinct"),
+        ({"kind": "discrete", "values": [1, True]}, "finite numbers, found True"),
+        ({"kind": "discrete", "values": [1, math.inf]}, "finite numbers, found inf"),
+        ({"kind": "discrete", "values": [1, 2], "scale": "log"}, "nor a scale"),
+        ({"kind": "categorical", "values": ["a", "a"]}, "distinct"),
+        ({"kind": "categorical", "values": [math.nan]}, "finite"),
+        ({"kind": "categorical", "values": [[1]]}, r"found \[1\]"),
+        ({"kind": "categorical", "values": ["\ud800"]}, "valid Unicode"),
+        ({"kind": "categorical", "values": "abc"}, "found 'abc'"),
+        ({"kind": "categorical", "values": ["a"], "low": 0}, "neither bounds"),
+        ({"kind": "flaot", "low": 0, "high": 1}, "'float', 'integer'.*found 'flaot'"),
+        ({"low": 0, "high": 1}, "kind: Field required"),
+        ({"kind": "float", "low": 0, "high": 1, "hihg": 2}, "unknown field 'hihg'.*'high'"),
+        ({"kind": "float", "low": 0, "high": 1, "name": "a"}, "expected a dictionary of kind"),
+        (3, "expected a dictionary of kind"),
+        ((1, 2, 3), "expected a dictionary of kind"),
+        ((2, 1), "low must be below high"),
+        ([], "one or more"),
+    ],
+)
+def test_bad_parameters_are_refused_in_a_sentence(fields, message):
+    with pytest.raises(UserError, match=message) as caught:
+        SearchSpace.from_dict({"lr": fields})
+    assert "parameter 'lr'" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["conditional", "parent", "condition", "children", "conditions"])
+def test_conditional_parameters_are_refused(key):
+    with pytest.raises(UserError, match=f"'lr' has '{key}', and conditional parameters are not supported yet"):
+        SearchSpace.from_dict({"lr": {"kind": "float", "low": 0, "high": 1, key: {}}})
+
+
+def test_bad_spaces_are_refused():
+    a = Parameter(name="a", kind="float", low=0, high=1)
+    with pytest.raises(UserError, match="several parameters named 'a'"):
+        SearchSpace((a, a))
+    with pytest.raises(UserError, match="at least one"):
+        SearchSpace(())
+    with pytest.raises(UserError, match="at least 1 character"):
+        SearchSpace.from_dict({"": (0, 1)})
+    with pytest.raises(UserError, match="expected a dictionary"):
+        SearchSpace.from_dict([a])
+    for text, message in (("{", "not valid JSON"), ('{"a": [1], "a": [2]}', "twice"), ("[]", "expected a dictionary")):
+        with pytest.raises(UserError, match=message):
+            SearchSpace.from_json(text)
+    for text in ('{"a": {"kind": "float", "low": NaN, "high": 1}}', '{"a": [Infinity]}'):
+        with pytest.raises(UserError, match="finite"):
+            SearchSpace.from_json(text)
+
+
+def test_parameters_are_frozen_and_hashable():
+    a = Parameter(name="a", kind="float", low=0, high=1)
+    with pytest.raises(ValueError, match="frozen"):
+        a.low = 3
+    assert hash(a) == hash(Parameter(name="a", kind="float", low=0.0, high=1.0))
+
+
+def test_it_is_found_in_two_places():
+    code = "from l2o.space import SearchSpace; import l2o; assert SearchSpace is l2o.SearchSpace"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+distributions = pytest.importorskip("optuna.distributions")
+
+
+@settings(deadline=None, max_examples=60)
+@given(spaces(extreme=True, most=4))
+def test_optuna_and_back(space):
+    if any(p.scale == "reverse_log" for p in space.parameters):
+        with pytest.raises(UserError, match="'reverse_log', which Optuna does not have"):
+            space.to_optuna()
+        return
+    back = SearchSpace.from_optuna(space.to_optuna())
+    for p, q in zip(space.parameters, back.parameters, strict=True):
+        if p.levels and p.kind != "categorical" and (p.kind == "discrete" or p.levels == 1):
+            assert tuple(p.values or (p.low,)) == q.values  # one type for all numbers; categories without equal steps
+        else:
+            assert p == q
+
+
+def test_from_optuna():
+    space = SearchSpace.from_optuna(
+        {
+            "lr": distributions.FloatDistribution(1e-5, 1, log=True),
+            "momentum": distributions.FloatDistribution(0, 1),
+            "dropout": distributions.FloatDistribution(0.1, 0.5, step=0.1),
+            "layers": distributions.IntDistribution(1, 8),
+            "width": distributions.IntDistribution(16, 64, step=16),
+            "batch": distributions.IntDistribution(1, 1024, log=True),
+            "act": distributions.CategoricalDistribution(["relu", None, True, 1, 0.5]),
+            "one": distributions.FloatDistribution(2.0, 2.0),
+            "single": distributions.IntDistribution(3, 3, log=True),
+        }
+    )
+    assert space.to_dict() == {
+        "lr": {"kind": "float", "low": 1e-5, "high": 1.0, "scale": "log"},
+        "momentum": {"kind": "float", "low": 0.0, "high": 1.0},
+        "dropout": {"kind": "discrete", "values": [0.1, 0.2, 0.3, 0.4, 0.5]},
+        "layers": {"kind": "integer", "low": 1, "high": 8},
+        "width": {"kind": "discrete", "values": [16, 32, 48, 64]},
+        "batch": {"kind": "integer", "low": 1, "high": 1024, "scale": "log"},
+        "act": {"kind": "categorical", "values": ["relu", None, True, 1, 0.5]},
+        "one": {"kind": "discrete", "values": [2.0]},
+        "single": {"kind": "discrete", "values": [3]},
+    }
+    there = space.to_optuna()
+    assert there["dropout"] == distributions.FloatDistribution(0.1, 0.5, step=0.1)
+    assert there["width"] == distributions.IntDistribution(16, 64, step=16)
+    assert there["one"].single() and there["single"] == distributions.IntDistribution(3, 3)
+    uneven = SearchSpace.from_dict({"a": {"kind": "discrete", "values": [1, 2, 4]}}).to_optuna()
+    assert uneven == {"a": distributions.CategoricalDistribution([1, 2, 4])}
+
+
+def test_what_optuna_suggests_is_a_value():
+    optuna = pytest.importorskip("optuna")
+    space = SearchSpace.from_dict(
+        {
+            "a": {"kind": "discrete", "values": [round(0.1 * k, 1) for k in range(1, 100)]},
+            "b": {"kind": "integer", "low": 1, "high": 100, "scale": "log"},
+            "c": (1e-3, 2e-3),
+            "d": [None, "x"],
+        }
+    )
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for _ in range(20):
+        params = study.ask(space.to_optuna()).params
+        assert space.from_point(space.to_point(params)) == pytest.approx(params)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: distributions.IntDistribution(0, 10**9, step=10), "100000001 steps"),
+        (lambda: distributions.CategoricalDistribution([math.nan]), "finite"),
+        (lambda: distributions.IntDistribution(0, 2**70), "below 2"),
+        (lambda: (0, 1), "expected a FloatDistribution"),
+    ],
+)
+def test_what_optuna_has_and_we_do_not(make, message):
+    with pytest.raises(UserError, match=message):
+        SearchSpace.from_optuna({"a": make()})
+
+
+def test_all_pairs_of_kinds_and_scales_are_tried():
+    """The strategies above reach every kind on every scale that it can have."""
+    kinds = list(itertools.product(("float", "integer"), SCALES))
+    for kind, scale in kinds:
+        p = Parameter(name="p", kind=kind, low=1, high=300, scale=scale)
+        for k in range(1, 301):
+            assert p.to_token(p.from_token(p.to_token(k, 300), 300), 300) == p.to_token(k, 300)
