@@ -1,6 +1,7 @@
 """What is optimized: families that sample tasks as pytrees. Importing a file here registers its kinds."""
 
 from tasks import bbob as bbob
+from tasks import bbob_mixed as bbob_mixed
 from tasks import characters as characters
 from tasks import control as control
 from tasks import datasets as datasets

@@ -29,6 +29,9 @@ def _known(name: str) -> str:
     return name
 
 
+FunctionName = Annotated[str, AfterValidator(_known)]
+
+
 @register
 class BBOBConfig(FamilyConfig):
     """The 24 functions of BBOB in several dimensions, as many tasks of each function in each dimension.
@@ -49,9 +52,7 @@ class BBOBConfig(FamilyConfig):
     """
 
     kind: Literal["bbob"] = "bbob"
-    functions: tuple[Annotated[str, AfterValidator(_known)], ...] = Field(
-        default=tuple(FUNCTIONS), min_length=1, strict=False
-    )
+    functions: tuple[FunctionName, ...] = Field(default=tuple(FUNCTIONS), min_length=1, strict=False)
     dimensions: tuple[Annotated[int, Field(ge=2, le=1000)], ...] = Field(default=(10,), min_length=1, strict=False)
     start: Literal["uniform", "zero"] = "uniform"
     scale: float = Field(default=2.0, gt=0)
