@@ -2,6 +2,8 @@
 
 from l2o.baselines import evosax as evosax
 from l2o.baselines import gp as gp
+from l2o.baselines import grid as grid
+from l2o.baselines import mutation as mutation
 from l2o.baselines import optax as optax
 from l2o.baselines import optuna as optuna
 from l2o.baselines import search as search
