@@ -31,6 +31,7 @@ from l2o.interop.optax import from_optax
 from l2o.interop.search import Result, Search, Trial
 from l2o.registry import Config, by_kind, kinds, register
 from l2o.parameter import Parameter
+from l2o.sequential import one_at_a_time
 from l2o.space import Space
 from l2o.searchspace import SearchSpace
 from l2o.unroll import query, unroll
@@ -64,6 +65,7 @@ __all__ = [
     "load",
     "minimize",
     "names",
+    "one_at_a_time",
     "query",
     "register",
     "save",

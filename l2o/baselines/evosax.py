@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from l2o.core import BaselineConfig, Optimizer
 from l2o.interop.evosax import from_evosax
 from l2o.registry import register
+from l2o.sequential import one_at_a_time
 from l2o.space import X
 
 
@@ -131,6 +132,27 @@ class SepCMAESConfig(EvosaxConfig):
         from l2o.baselines.strategies import SeparableCMAES
 
         return SeparableCMAES(population_size=population_size, solution=solution)
+
+
+@register
+class OneByOneConfig(EvosaxConfig):
+    """An evolution strategy with a small population that asks for one point at a time, as searches of few trials do.
+
+    In a mixed space it is told the points that were evaluated: a whole number or category is at the middle of its share
+    of the unit interval.
+
+    Attributes:
+      population_size: members that make a generation.
+      strategy: the kind of the strategy.
+    """
+
+    kind: Literal["evolution_strategy"] = "evolution_strategy"
+    population_size: int | None = Field(default=8, ge=4)
+    strategy: Literal["sep_cma_es", "cma_es", "snes"] = "sep_cma_es"
+
+    def build(self) -> Optimizer:
+        config = {"sep_cma_es": SepCMAESConfig, "cma_es": CMAESConfig, "snes": SNESConfig}[self.strategy]
+        return one_at_a_time(config(population_size=self.population_size, sigma=self.sigma).build())
 
 
 @register

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import l2o
 from l2o import Evaluation, Problem, Space, Task, UserError, unroll
+from l2o.baselines.evosax import OneByOneConfig, SepCMAESConfig
 from l2o.baselines.flat import flat_space, other_values
 from l2o.baselines.grid import GridConfig, ShuffledGridConfig, draw
 from l2o.baselines.mutation import HillClimbingConfig, RegularizedEvolutionConfig, mutate
@@ -36,13 +37,14 @@ BOX = Space.box({"a": jnp.array([-1.0, 0.0]), "b": jnp.float32(2.0)}, {"a": jnp.
 SINGLE = [mixed(LOGARITHMIC), mixed(CATEGORY), mixed(ONE)]
 TEACHERS = {
     kind: l2o.kinds(l2o.BaselineConfig)[kind]
-    for kind in ("random", "grid", "shuffled_grid", "hill_climbing", "regularized_evolution")
+    for kind in ("random", "grid", "shuffled_grid", "hill_climbing", "regularized_evolution", "evolution_strategy")
 }
 every_teacher = pytest.mark.parametrize("kind", TEACHERS)
 
 
 def problem(space, horizon=20):
-    return Problem(space, space.project(space.low), 1.0, jnp.asarray(horizon))
+    centre = jax.tree.map(lambda a: jnp.full_like(a, 0.5), space.low)
+    return Problem(space, space.from_unit(centre), 1.0, jnp.asarray(horizon))
 
 
 def sphere(space):
@@ -103,7 +105,7 @@ def test_many_runs_at_once_are_the_runs_one_by_one(kind):
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, 1e-4, 1e-4), many, single)
 
 
-@every_teacher
+@pytest.mark.parametrize("kind", [kind for kind in TEACHERS if kind != "evolution_strategy"])
 def test_no_bounds_are_refused(kind):
     with pytest.raises(UserError, match=f"{kind} needs a space with bounds"):
         TEACHERS[kind]().build().init(jax.random.key(0), Problem(Space.free(), jnp.zeros(2)))
@@ -283,3 +285,51 @@ def test_evolution_is_told_more_than_its_population_at_once():
     state = optimizer.tell(jax.random.key(0), state, x, Evaluation(jnp.arange(8.0))).inner
     np.testing.assert_array_equal(np.sort(state.value), [5, 6, 7])
     assert int(state.born) == 8 and float(state.value[8 % 3]) == 5
+
+
+# --- evolution strategies, point by point
+
+
+def test_point_by_point_the_generations_are_those_of_the_strategy():
+    space, members, f = THREE, 6, jax.vmap(sphere(THREE))
+    population = SepCMAESConfig(population_size=members).build()
+    single = OneByOneConfig(population_size=members).build()
+    ask_one, tell_one, ask, tell = (jax.jit(g) for g in (single.ask, single.tell, population.ask, population.tell))
+    state, one = (optimizer.init(jax.random.key(0), problem(space)) for optimizer in (population, single))
+    for generation in range(4):
+        ask_keys, tell_keys = (jax.random.split(jax.random.key(10 * generation + i), members) for i in (1, 2))
+        x, state = ask(jax.random.clone(ask_keys)[0], state)
+        state = tell(jax.random.split(jax.random.clone(tell_keys)[-1], 1)[0], state, x, Evaluation(f(x)))
+        for i in range(members):
+            point, one = ask_one(ask_keys[i], one)
+            np.testing.assert_allclose(point[0], x[i], rtol=1e-5, atol=1e-6)
+            one = tell_one(tell_keys[i], one, point, Evaluation(f(point)))
+
+
+def test_results_out_of_order_and_several_at_once_make_generations():
+    asked, told = [], []
+
+    def ask(key, state):
+        asked.append(state)
+        return state + jnp.arange(3.0), state
+
+    def tell(key, state, x, evaluation):
+        told.append((np.asarray(x), np.asarray(evaluation.value)))
+        return state + 10
+
+    optimizer = l2o.one_at_a_time(l2o.Optimizer(lambda key, problem: jnp.float32(0.0), ask, tell))
+    with jax.disable_jit():
+        state, points = optimizer.init(jax.random.key(0), problem(THREE)), []
+        for i in range(5):
+            x, state = optimizer.ask(jax.random.key(i), state)
+            points.append(x)
+        np.testing.assert_array_equal(jnp.concatenate(points), [0, 1, 2, 0, 1])  # nothing was told in between
+        for i, j in ((4, 1), (0, 3)):
+            x = jnp.concatenate([points[i], points[j]])
+            state = optimizer.tell(jax.random.key(i), state, x, Evaluation(100 * x))
+        ((x, values),) = told
+        np.testing.assert_array_equal(x, [1, 1, 0])
+        np.testing.assert_array_equal(values, [100, 100, 0])
+        for expected in (2, 10):
+            x, state = optimizer.ask(jax.random.key(expected), state)
+            np.testing.assert_array_equal(x, [expected])
