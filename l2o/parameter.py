@@ -207,7 +207,7 @@ class Parameter(Config):
         i = bisect.bisect_left(values, number)
         found = min((j for j in (i - 1, i) if 0 <= j < len(values)), key=lambda j: abs(values[j] - number))
         gaps = [b - a for a, b in itertools.pairwise(values[max(found - 1, 0) : found + 2])]
-        if abs(values[found] - number) > 1e-8 * min(gaps, default=0):
+        if abs(values[found] - number) > 1e-6 * min(gaps, default=0):
             raise self._refuse(number, f"one of {list(values)!r:.200}")
         return found
 

@@ -185,7 +185,10 @@ class SearchSpace:
         return [(p, assignment[p.name]) for p in self.parameters]
 
     def _row(self, what: str, numbers: Any) -> np.ndarray:
-        row = np.asarray(numbers)
+        try:
+            row = np.asarray(numbers, np.float64)
+        except (TypeError, ValueError, OverflowError):
+            row = np.zeros(0)
         if row.shape != (len(self),) or not np.all(np.isfinite(row)):
             raise UserError(f"a {what} is {numbers!r:.80}: expected {len(self)} finite numbers")
         return row

@@ -1,4 +1,4 @@
-"""Named parameters: what is refused, exact round trips, agreement with the single-precision Space, Optuna's classes."""
+"""Named parameters: what is refused, exact round trips, agreement with the single-precision Space."""
 
 import itertools
 import math
@@ -317,91 +317,9 @@ def test_it_is_found_in_two_places():
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
-distributions = pytest.importorskip("optuna.distributions")
-
-
-@settings(deadline=None, max_examples=60)
-@given(spaces(extreme=True, most=4))
-def test_optuna_and_back(space):
-    if any(p.scale == "reverse_log" for p in space.parameters):
-        with pytest.raises(UserError, match="'reverse_log', which Optuna does not have"):
-            space.to_optuna()
-        return
-    back = SearchSpace.from_optuna(space.to_optuna())
-    for p, q in zip(space.parameters, back.parameters, strict=True):
-        if p.levels and p.kind != "categorical" and (p.kind == "discrete" or p.levels == 1):
-            assert tuple(p.values or (p.low,)) == q.values  # one type for all numbers; categories without equal steps
-        else:
-            assert p == q
-
-
-def test_from_optuna():
-    space = SearchSpace.from_optuna(
-        {
-            "lr": distributions.FloatDistribution(1e-5, 1, log=True),
-            "momentum": distributions.FloatDistribution(0, 1),
-            "dropout": distributions.FloatDistribution(0.1, 0.5, step=0.1),
-            "layers": distributions.IntDistribution(1, 8),
-            "width": distributions.IntDistribution(16, 64, step=16),
-            "batch": distributions.IntDistribution(1, 1024, log=True),
-            "act": distributions.CategoricalDistribution(["relu", None, True, 1, 0.5]),
-            "one": distributions.FloatDistribution(2.0, 2.0),
-            "single": distributions.IntDistribution(3, 3, log=True),
-        }
-    )
-    assert space.to_dict() == {
-        "lr": {"kind": "float", "low": 1e-5, "high": 1.0, "scale": "log"},
-        "momentum": {"kind": "float", "low": 0.0, "high": 1.0},
-        "dropout": {"kind": "discrete", "values": [0.1, 0.2, 0.3, 0.4, 0.5]},
-        "layers": {"kind": "integer", "low": 1, "high": 8},
-        "width": {"kind": "discrete", "values": [16, 32, 48, 64]},
-        "batch": {"kind": "integer", "low": 1, "high": 1024, "scale": "log"},
-        "act": {"kind": "categorical", "values": ["relu", None, True, 1, 0.5]},
-        "one": {"kind": "discrete", "values": [2.0]},
-        "single": {"kind": "discrete", "values": [3]},
-    }
-    there = space.to_optuna()
-    assert there["dropout"] == distributions.FloatDistribution(0.1, 0.5, step=0.1)
-    assert there["width"] == distributions.IntDistribution(16, 64, step=16)
-    assert there["one"].single() and there["single"] == distributions.IntDistribution(3, 3)
-    uneven = SearchSpace.from_dict({"a": {"kind": "discrete", "values": [1, 2, 4]}}).to_optuna()
-    assert uneven == {"a": distributions.CategoricalDistribution([1, 2, 4])}
-
-
-def test_what_optuna_suggests_is_a_value():
-    optuna = pytest.importorskip("optuna")
-    space = SearchSpace.from_dict(
-        {
-            "a": {"kind": "discrete", "values": [round(0.1 * k, 1) for k in range(1, 100)]},
-            "b": {"kind": "integer", "low": 1, "high": 100, "scale": "log"},
-            "c": (1e-3, 2e-3),
-            "d": [None, "x"],
-        }
-    )
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    for _ in range(20):
-        params = study.ask(space.to_optuna()).params
-        assert space.from_point(space.to_point(params)) == pytest.approx(params)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: distributions.IntDistribution(0, 10**9, step=10), "100000001 steps"),
-        (lambda: distributions.CategoricalDistribution([math.nan]), "finite"),
-        (lambda: distributions.IntDistribution(0, 2**70), "below 2"),
-        (lambda: (0, 1), "expected a FloatDistribution"),
-    ],
-)
-def test_what_optuna_has_and_we_do_not(make, message):
-    with pytest.raises(UserError, match=message):
-        SearchSpace.from_optuna({"a": make()})
-
-
-def test_all_pairs_of_kinds_and_scales_are_tried():
-    """The strategies above reach every kind on every scale that it can have."""
-    kinds = list(itertools.product(("float", "integer"), SCALES))
-    for kind, scale in kinds:
-        p = Parameter(name="p", kind=kind, low=1, high=300, scale=scale)
-        for k in range(1, 301):
-            assert p.to_token(p.from_token(p.to_token(k, 300), 300), 300) == p.to_token(k, 300)
+@pytest.mark.parametrize(("kind", "scale"), list(itertools.product(("float", "integer"), SCALES)))
+def test_what_a_token_stands_for_has_that_token(kind, scale):
+    p = Parameter(name="p", kind=kind, low=1, high=300, scale=scale)
+    for k in range(1, 301):
+        token = p.to_token(k, 300)
+        assert p.to_token(p.from_token(token, 300), 300) == token
