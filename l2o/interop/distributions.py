@@ -58,8 +58,8 @@ def to_distribution(parameter: Parameter) -> Any:
         return make(values[0], values[0])
     low, high = values[0], values[-1]
     step = number(_decimal(values[1]) - _decimal(low))
-    remainder = (_decimal(high) - _decimal(low)) % _decimal(step)
-    if remainder or len(values) > MOST_STEPS or _steps(parameter.name, low, high, step) != values:
+    even = (len(values) - 1) * _decimal(step) == _decimal(high) - _decimal(low) and len(values) <= MOST_STEPS
+    if not even or _steps(parameter.name, low, high, step) != values:
         return kinds.CategoricalDistribution(parameter.values)
     return make(low, high, step=step)
 

@@ -76,6 +76,8 @@ def test_from_optuna():
     assert there["dropout"] == distributions.FloatDistribution(0.1, 0.5, step=0.1)
     assert there["width"] == distributions.IntDistribution(16, 64, step=16)
     assert there["one"].single() and there["single"] == distributions.IntDistribution(3, 3)
+    wide = Parameter(name="a", kind="discrete", values=[0.5, 1, 10**6])
+    assert to_distribution(wide) == distributions.CategoricalDistribution([0.5, 1, 10**6])
     uneven = SearchSpace.from_dict({"a": {"kind": "discrete", "values": [1, 2, 4]}}).to_optuna()
     assert uneven == {"a": distributions.CategoricalDistribution([1, 2, 4])}
 
