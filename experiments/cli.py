@@ -1,4 +1,4 @@
-"""The command line: l2o train, l2o study, l2o list."""
+"""The command line: l2o train, l2o study, l2o data, l2o list."""
 
 import importlib
 import os
@@ -172,17 +172,50 @@ def study(
     print(f"report: {out / 'report.html'}")
 
 
+@app.command()
+def data(
+    config: Annotated[str, typer.Argument(help="A recording's name or TOML file, or its directory with --resume.")],
+    overrides: Set = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Output directory; by default runs/data/<config>.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Keep the shards that are there, make the rest.")] = False,
+    modules: Import = None,
+) -> None:
+    """Record studies, of teachers on random tasks or from files, to train on."""
+    from experiments import data as recording
+    from meta import parallel
+
+    import_modules(modules)
+    parallel.use_cores()
+    directory = Path(config)
+    if resume and out is None and directory.is_dir():
+        chosen, out = recording.resumed(directory), directory
+    else:
+        chosen = recording.Data.load(config, overrides or [])
+        out = out or Path("runs") / "data" / directory.stem
+    print(f"data directory: {out}", flush=True)
+    try:
+        manifest = chosen.record(out, resume=resume)
+    except KeyboardInterrupt:
+        again = shlex.join(["l2o", "data", str(out), "--resume", *(f"--import={name}" for name in modules or [])])
+        print(f"stopped; go on with: {again}")
+        raise typer.Exit(130) from None
+    print_table(*recording.summary(manifest))
+    print(f"finished: {manifest.studies:,} studies in {len(manifest.shards)} shards")
+
+
 @app.command("list")
 def list_(modules: Import = None) -> None:
     """Shipped optimizers, baselines, task families, configs and studies, one line each."""
     import tasks
     from experiments.config import Experiment, Study, load_study
+    from experiments.data import Data
     from l2o.baselines.optax import TunedConfig
     from l2o.core import BaselineConfig, OptimizerConfig
     from meta.curriculum import HorizonConfig
     from meta.estimator import EstimatorConfig
     from meta.learner import LearnerConfig
     from meta.objective import ObjectiveConfig
+    from meta.rollouts import SourceConfig
 
     import_modules(modules)
     groups: dict[str, dict[str, str]] = {
@@ -200,11 +233,13 @@ def list_(modules: Import = None) -> None:
         "estimators (meta.estimator)": _first_lines(EstimatorConfig),
         "meta-optimizers (meta.optimizer)": _first_lines(LearnerConfig),
         "horizons (meta.horizon)": _first_lines(HorizonConfig),
+        "sources of studies (source)": _first_lines(SourceConfig),
         "configs (l2o train)": {name: Experiment.load(name).description for name in Experiment.names()},
         "studies (l2o study)": {
             name: f"{'' if isinstance(study, Study) else study.kind:10}  {study.description}"
             for name, study in ((name, load_study(name)) for name in Study.names())
         },
+        "recordings (l2o data)": {name: Data.load(name).description for name in Data.names()},
     }
     for title, entries in groups.items():
         print(title)

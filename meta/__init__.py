@@ -2,3 +2,4 @@
 
 from meta import estimator as estimator
 from meta import objective as objective
+from meta import rollouts as rollouts

@@ -1,0 +1,127 @@
+"""`l2o data`: from a config to a verified directory, stopped and resumed, and every mistake in one sentence."""
+
+import signal
+import time
+
+import pytest
+
+from experiments.config import Experiment
+from experiments.data import Data
+from l2o.errors import UserError
+from meta.rollouts import RolloutsConfig
+from meta.trajectories import load, read_manifest
+from tasks.bbob_mixed import HELD_OUT, UNUSED
+
+MINE = """\
+seed = 4
+
+[source]
+kind = "rollouts"
+trials = 4
+shard = 2
+
+[source.task]
+kind = "bbob_mixed"
+functions = ["sphere"]
+dimensions = [1]
+noises = ["none"]
+
+[[source.teachers]]
+studies = 6
+optimizer = { kind = "random" }
+"""
+
+
+@pytest.fixture
+def mine(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text(MINE)
+    return path
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("name", Data.names())
+def test_bundled_recordings_round_trip_and_leave_the_held_out_functions_alone(name, tmp_path):
+    data = Data.load(name)
+    (tmp_path / "again.toml").write_text(data.toml())
+    assert Data.load(tmp_path / "again.toml") == data
+    assert data.description
+    if isinstance(data.source, RolloutsConfig):
+        assert not set(data.source.task.functions) & set(HELD_OUT + UNUSED)
+
+
+def test_the_command_records_and_says_what(cli, mine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = cli("data", mine)
+    assert done.code == 0, done.err
+    assert "data directory: runs/data/mine" in done.out and "finished: 6 studies in 3 shards" in done.out
+    studies, origins, manifest = load(tmp_path / "runs" / "data" / "mine")
+    assert studies.y.shape == (6, 4) and origins == ("f1_sphere",)
+    assert manifest.config["source"]["trials"] == 4 and manifest.seed == 4
+    assert "--resume" in cli("data", mine).sentence
+    assert cli("data", "runs/data/mine", "--resume").code == 0
+
+
+def test_a_killed_recording_goes_on_to_the_same_bytes(cli, spawn, mine, tmp_path):
+    text = MINE.replace("studies = 6", "studies = 400")
+    mine.write_text(text)
+    process = spawn("data", mine, "--out", tmp_path / "killed", cwd=tmp_path)
+    manifest = tmp_path / "killed" / "manifest.json"
+    deadline = time.monotonic() + 120
+    while not (manifest.exists() and read_manifest(manifest.parent).shards):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    begun = read_manifest(tmp_path / "killed")
+    assert 0 < len(begun.shards) < begun.planned == 200
+    with pytest.raises(UserError, match="unfinished"):
+        load(tmp_path / "killed")
+    assert cli("data", mine, "--out", tmp_path / "killed", "--resume").code == 0
+    assert cli("data", mine, "--out", tmp_path / "whole").code == 0
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_ctrl_c_says_how_to_go_on(cli, mine, tmp_path, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RolloutsConfig, "record", stop)
+    done = cli("data", mine, "--out", tmp_path / "run")
+    assert done.code == 130 and f"l2o data {tmp_path / 'run'} --resume" in done.out
+
+
+def test_recordings_are_listed(cli):
+    out = cli("list").out
+    assert "recordings (l2o data)" in out and "bbob_tiny" in out and "rollouts" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nothing"], "no config 'nothing'"),
+        (["MINE", "--set", "source.trails=3"], "source.trails is an unknown field"),
+        (["MINE", "--set", "source.kind=rollout"], "did you mean 'rollouts'"),
+        (["MINE", "--set", "source.task.dimensions=[0]"], "source.task.dimensions.0"),
+        (["MINE", "--set", "source.teachers.0.optimizer.kind=tpe"], "algorithm"),
+        (["MINE", "--set", "source.task.kind=quadratic"], "source.task"),
+        (["MINE", "--resume"], "holds nothing to resume"),
+    ],
+)
+def test_mistakes_are_one_sentence(cli, mine, tmp_path, arguments, words):
+    arguments = [str(mine) if a == "MINE" else a for a in arguments]
+    assert words in cli("data", *arguments, "--out", tmp_path / "out").sentence
+
+
+def test_resume_refuses_another_config(cli, mine, tmp_path):
+    assert cli("data", mine, "--out", tmp_path / "run").code == 0
+    refused = cli("data", mine, "--out", tmp_path / "run", "--resume", "--set", "seed=5")
+    assert "seed changed from 4 to 5" in refused.sentence
+
+
+def test_a_recording_is_no_experiment(mine):
+    with pytest.raises(UserError, match="source"):
+        Experiment.load(mine)
