@@ -1,5 +1,6 @@
 """Hand-designed optimizers, wrapped. Importing a file here registers its kinds."""
 
+from l2o.baselines import eagle as eagle
 from l2o.baselines import evosax as evosax
 from l2o.baselines import gp as gp
 from l2o.baselines import grid as grid

@@ -37,7 +37,15 @@ BOX = Space.box({"a": jnp.array([-1.0, 0.0]), "b": jnp.float32(2.0)}, {"a": jnp.
 SINGLE = [mixed(LOGARITHMIC), mixed(CATEGORY), mixed(ONE)]
 TEACHERS = {
     kind: l2o.kinds(l2o.BaselineConfig)[kind]
-    for kind in ("random", "grid", "shuffled_grid", "hill_climbing", "regularized_evolution", "evolution_strategy")
+    for kind in (
+        "random",
+        "grid",
+        "shuffled_grid",
+        "hill_climbing",
+        "regularized_evolution",
+        "eagle",
+        "evolution_strategy",
+    )
 }
 every_teacher = pytest.mark.parametrize("kind", TEACHERS)
 
