@@ -48,9 +48,13 @@ def _plain(steps: int) -> Callable[[dict[str, Any]], None]:
         last = now
         parts = [f"step {row['step']}/{steps}", f"meta-loss {row['meta_loss']:.4f}"]
         if "validation" in row:
-            parts.append(f"validation {row['validation']:.4f} (final loss {row['validation_final']:.4g})")
+            rest = {name: value for name, value in row.items() if name.startswith("validation_")}
+            shown = ", ".join(f"{name.removeprefix('validation_')} {value:.4g}" for name, value in rest.items())
+            parts.append(f"validation {row['validation']:.4f} ({shown})")
         if row["skipped"]:
             parts.append(f"skipped {row['skipped']}")
+        if "tokens" in row:
+            parts.append(f"{row['tokens_per_second']:.0f} tokens/s")
         parts += [f"{row['steps_per_second']:.1f} steps/s", f"{_left(row, steps)} left"]
         print(" | ".join(parts), flush=True)
 

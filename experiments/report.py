@@ -82,12 +82,18 @@ def training(out: Path, experiment: Any, result: Result) -> None:
     loss_axes.plot(steps, [r["validation"] for r in checked], "o-", ms=3, label="validation, averaged theta")
     if result.validation_step:
         loss_axes.axvline(result.validation_step, color="grey", ls=":", lw=1, label="theta that is kept")
-    loss_axes.set(xlabel="meta-step", ylabel="mean meta-loss per inner step")
+    unit = "nats per token" if "loss_x" in rows[-1] else "mean meta-loss per inner step"
+    loss_axes.set(xlabel="meta-step", ylabel=unit)
     loss_axes.legend(fontsize=8)
-    final_axes.plot(steps, [r["validation_final"] for r in checked], "o-", ms=3, color="tab:orange")
-    final_axes.set(xlabel="meta-step", ylabel="validation: loss at the end of a run")
-    finals = [r["validation_final"] for r in checked if r["validation_final"] is not None]
-    if finals and min(finals) > 0:
+    parts = [name for name in checked[-1] if name.startswith("validation_")] if checked else []
+    for name in parts:
+        label = {"validation_final": "loss at the end of a run", "validation_x": "parameters", "validation_y": "values"}
+        final_axes.plot(steps, [r[name] for r in checked], "o-", ms=3, label=label.get(name, name))
+    imitates = "validation_x" in parts
+    final_axes.set(xlabel="meta-step", ylabel="validation: nats per token" if imitates else "validation")
+    final_axes.legend(fontsize=8)
+    finals = [r[name] for r in checked for name in parts if r[name] is not None]
+    if finals and min(finals) > 0 and not imitates:
         final_axes.set_yscale("log")
     figure.savefig(out / "curves.png", dpi=130)
     plt.close(figure)
@@ -101,6 +107,7 @@ def training(out: Path, experiment: Any, result: Result) -> None:
             ],
             ["meta-steps skipped", str(result.skipped)],
             ["time", duration(result.seconds)],
+            *([["tokens per second", number(rows[-1]["tokens_per_second"])]] if "tokens" in rows[-1] else []),
             ["seed", str(experiment.seed)],
         ],
     )

@@ -8,6 +8,7 @@ from l2o import baselines as baselines
 from l2o import blackbox as blackbox
 from l2o import evolution as evolution
 from l2o import gradient as gradient
+from l2o import optformer as optformer
 from l2o.artifact import Loaded, load, names, save
 from l2o.asynchronous import asynchronous
 from l2o.core import (
@@ -29,11 +30,11 @@ from l2o.interop.evosax import from_evosax
 from l2o.interop.minimize import minimize
 from l2o.interop.optax import from_optax
 from l2o.interop.search import Result, Search, Trial
-from l2o.registry import Config, by_kind, kinds, register
 from l2o.parameter import Parameter
+from l2o.registry import Config, by_kind, kinds, register
+from l2o.searchspace import SearchSpace
 from l2o.sequential import one_at_a_time
 from l2o.space import Space
-from l2o.searchspace import SearchSpace
 from l2o.unroll import query, unroll
 
 __all__ = [
@@ -46,12 +47,12 @@ __all__ = [
     "Objective",
     "Optimizer",
     "OptimizerConfig",
-    "Problem",
     "Parameter",
+    "Problem",
     "Result",
     "Search",
-    "Space",
     "SearchSpace",
+    "Space",
     "Task",
     "Trajectory",
     "Trial",

@@ -50,15 +50,19 @@ class Learner(NamedTuple):
       step: `(state, family) -> (LearnerState, metrics)`.
       specs: how the state lies on the mesh, a tree prefix of PartitionSpecs.
       mesh: the devices.
+      validate: `(theta, family, key, count) -> scores`, of which "validation" is to be low; None for the meta-loss of
+        runs on fresh tasks.
     """
 
     init: Callable[[PRNGKeyArray, TaskFamily, Theta], LearnerState]
     step: Callable[[LearnerState, TaskFamily], tuple[LearnerState, dict[str, Float[Array, ""]]]]
     specs: Any
     mesh: Mesh
+    validate: Callable[[Theta, TaskFamily, PRNGKeyArray, int], dict[str, Float[Array, ""]]] | None = None
 
 
-def _specs(estimator: Any) -> Any:
+def specs(estimator: Any) -> Any:
+    """How a learner's state lies on the mesh: whole on every device but for the estimator's."""
     whole: Any = WHOLE
     return LearnerState(whole, whole, whole, estimator, whole, whole, whole)
 
@@ -167,7 +171,7 @@ class AdamConfig(LearnerConfig):
             ok = jnp.isfinite(norm) & jnp.isfinite(loss)
             return self.advance(state, ok, theta, optimizer, runs), {"meta_loss": loss, "gradient_norm": norm}
 
-        return Learner(init, step, _specs(estimator=DIVIDED), chosen)
+        return Learner(init, step, specs(estimator=DIVIDED), chosen)
 
 
 @register
@@ -311,7 +315,7 @@ class EvolutionConfig(LearnerConfig):
             told = jax.tree.map(lambda new, old: new.astype(old.dtype), told, state.optimizer)
             return self.advance(state, ok, theta, told, state.estimator), {"meta_loss": nanmean(losses), "moved": moved}
 
-        return Learner(init, step, _specs(estimator=WHOLE), chosen)
+        return Learner(init, step, specs(estimator=WHOLE), chosen)
 
 
 def share(tasks: int, parts: int) -> int:

@@ -227,6 +227,21 @@ def train(
         return state, jax.tree.map(jnp.nanmean, metrics)
 
     chunk = jax.jit(chunk, static_argnums=2, donate_argnums=0, out_shardings=(shardings, whole))
+    scores_of = None if learner.validate is None else jax.jit(learner.validate, static_argnums=3)
+
+    def validate(theta, horizon):
+        key = jax.random.clone(validation_key)
+        if scores_of is not None:
+            scores = scores_of(theta, family, key, config.validation_tasks)
+            return {name: float(value) for name, value in scores.items()}
+        measured = evaluate(
+            bind, theta, family, key, tasks=config.validation_tasks, horizon=horizon, batch=32, objective=objective,
+            measure=False, mesh=mesh,
+        )  # fmt: skip
+        return {
+            "validation": float(measured["objective"].mean()),
+            "validation_final": float(measured["value"][:, -1].mean()),
+        }
 
     with Checkpoints(out / "checkpoints", identity) as checkpoints, Interrupt() as interrupt:
         abstract = jax.eval_shape(init, theta, stages[0])
@@ -248,18 +263,14 @@ def train(
             row = {"step": step, **{name: float(value) for name, value in measured.items()}}
             row["skipped"] = int(state.skipped)
             row["steps_per_second"] = count / (time.perf_counter() - began)
+            if "tokens" in row:
+                row["tokens_per_second"] = row["tokens"] * row["steps_per_second"]
             if len(stages) > 1:
                 row["horizon"] = config.horizon.stages[record.stage][1]
             _refuse_failure(out, config, step, saved_step, int(state.failing), row)
             if step % config.validate_every == 0 or step == config.steps:
-                measured = evaluate(
-                    bind, state.average, family, jax.random.clone(validation_key),
-                    tasks=config.validation_tasks, horizon=config.horizon.validated(record.stage), batch=32,
-                    objective=objective, measure=False, mesh=mesh,
-                )  # fmt: skip
-                score = float(measured["objective"].mean())
-                row["validation"] = score
-                row["validation_final"] = float(measured["value"][:, -1].mean())
+                row |= validate(state.average, config.horizon.validated(record.stage))
+                score = row["validation"]
                 if score < record.best_score or (math.isinf(record.best_score) and step == config.steps):
                     best = parallel.collect(state.average)
                     record = replace(record, best_score=score, best_step=step, stale=0)

@@ -1,0 +1,228 @@
+"""An encoder-decoder transformer over tokens: the encoder reads what a study is about, the decoder its trials.
+
+After T5 (Raffel et al. 2020), as OptFormer is (Chen et al. 2022): normalisation before each sublayer, no biases,
+relative positions, and one table of embeddings for what is read and what is predicted. Positions are rotations of a
+part of each head (Su et al. 2021), so that keys can be cached as they are.
+
+A decoder position reads one token and predicts the next one. It is told in which *slot* both stand (which parameter,
+or the metric's value), and positions are counted in trials, so that distances do not depend on how many parameters a
+study has.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from l2o.core import Theta
+
+SLOTS = 16  # parameters a study can have
+METRIC, NOWHERE = SLOTS, SLOTS + 1  # the slots of the metric's value, and of tokens outside of trials
+LOWEST = -1e9  # a logit that stands for impossible
+ROTATIONS = 1000.0  # the slowest position signal turns once in 2 pi times as many trials
+
+
+class Sizes(NamedTuple):
+    """Hyperparameters of the network.
+
+    Attributes:
+      tokens: of the vocabulary.
+      outputs: tokens that can be predicted, the first ones.
+      bins: values among them, ordered.
+      width: of the residual stream.
+      heads: of each attention; they divide the width.
+      feedforward: width of the hidden layers.
+      encoder_layers: of the encoder.
+      decoder_layers: of the decoder.
+      dtype: of the arithmetic; parameters and logits are float32.
+    """
+
+    tokens: int
+    outputs: int
+    bins: int
+    width: int
+    heads: int
+    feedforward: int
+    encoder_layers: int
+    decoder_layers: int
+    dtype: str = "float32"
+
+
+class Keys(NamedTuple):
+    """What has been read, for every layer: keys and values, and which rows count.
+
+    Attributes:
+      key: [layers, n, heads, head].
+      value: likewise.
+      mask: rows that may be attended to.
+    """
+
+    key: Float[Array, "layers n heads head"]
+    value: Float[Array, "layers n heads head"]
+    mask: Bool[Array, "n"]
+
+
+class Tokens(NamedTuple):
+    """What a decoder reads, one entry for each position.
+
+    Attributes:
+      token: that is read.
+      slot: it stands in.
+      trial: it belongs to, counted from 1; 0 for what stands before all trials.
+      next_slot: of the token that is to be predicted.
+      next_trial: likewise.
+    """
+
+    token: Int[Array, "n"]
+    slot: Int[Array, "n"]
+    trial: Int[Array, "n"]
+    next_slot: Int[Array, "n"]
+    next_trial: Int[Array, "n"]
+
+
+class Network(NamedTuple):
+    """Pure functions of one study; vmap them.
+
+    Attributes:
+      init: `(key) -> theta`.
+      encode: `(theta, token [m], slot [m]) -> Keys`, the memory that every decoder layer attends to; a padded token is
+        negative.
+      decode: `(theta, Tokens [n], memory, past) -> (logits [n, outputs], Keys)`: logits of the next tokens, which see
+        the given `past` (a sequence of Keys) whole and the n tokens up to their own; and the n tokens' own keys.
+    """
+
+    init: Callable[[PRNGKeyArray], Theta]
+    encode: Callable[..., Keys]
+    decode: Callable[..., tuple[Float[Array, "n outputs"], Keys]]
+
+
+class _Transformer(hk.Module):
+    def __init__(self, sizes: Sizes):
+        super().__init__(name="optformer")
+        self.sizes = sizes
+
+    def _table(self, name: str, rows: int, init=None) -> Array:
+        init = init or hk.initializers.RandomNormal(1.0)
+        return jnp.asarray(hk.get_parameter(name, (rows, self.sizes.width), init=init), self.sizes.dtype)
+
+    def _embeddings(self) -> Array:
+        return self._table("tokens", self.sizes.tokens, lambda shape, dtype: _smooth(shape, dtype, self.sizes.bins))
+
+    def _norm(self, x: Array, name: str) -> Array:
+        scale = hk.get_parameter(name, (self.sizes.width,), init=jnp.ones)
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-6)
+        return (wide * jnp.asarray(scale)[None]).astype(x.dtype)
+
+    def _linear(self, x: Array, size: int, name: str, scale: float = 1.0) -> Array:
+        init = hk.initializers.VarianceScaling(scale, "fan_in", "truncated_normal")
+        w = hk.get_parameter(name, (x.shape[-1], size), init=init)
+        return x @ jnp.asarray(w, x.dtype)
+
+    def _heads(self, x: Array, name: str) -> Array:
+        y = self._linear(x, self.sizes.width, name)
+        return y.reshape(*y.shape[:-1], self.sizes.heads, -1)
+
+    def _output(self, x: Array, name: str) -> Array:
+        layers = self.sizes.encoder_layers + 2 * self.sizes.decoder_layers
+        return self._linear(x.reshape(*x.shape[:-2], -1), self.sizes.width, name, 1 / layers)
+
+    def _feedforward(self, x: Array, name: str) -> Array:
+        hidden = jax.nn.relu(self._linear(self._norm(x, f"{name}_norm"), self.sizes.feedforward, f"{name}_in", 2.0))
+        return x + self._linear(hidden, self.sizes.width, f"{name}_out", 1 / self.sizes.decoder_layers)
+
+    def encode(self, token: Int[Array, "m"], slot: Int[Array, "m"]) -> Keys:
+        mask, positions = token >= 0, jnp.arange(token.size)
+        x = self._embeddings()[jnp.maximum(token, 0)] + self._table("slots", SLOTS + 2)[slot]
+        for i in range(self.sizes.encoder_layers):
+            y = self._norm(x, f"encoder{i}_norm")
+            q = rotated(self._heads(y, f"encoder{i}_query"), positions)
+            k = rotated(self._heads(y, f"encoder{i}_key"), positions)
+            seen = [(k, self._heads(y, f"encoder{i}_value"), mask[None])]
+            x = x + self._output(attend(q, seen), f"encoder{i}_output")
+            x = self._feedforward(x, f"encoder{i}_ff")
+        x = self._norm(x, "encoder_norm")
+        layers = range(self.sizes.decoder_layers)
+        keys = jnp.stack([self._heads(x, f"cross{i}_key") for i in layers])
+        return Keys(keys, jnp.stack([self._heads(x, f"cross{i}_value") for i in layers]), mask)
+
+    def decode(self, read: Tokens, memory: Keys, past: Sequence[Keys]) -> tuple[Array, Keys]:
+        table, n = self._embeddings(), read.token.size
+        x = table[read.token] + self._table("slots", SLOTS + 2)[read.slot]
+        x = x + self._table("next_slots", SLOTS + 2)[read.next_slot]
+        causal, made = jnp.tril(jnp.ones((n, n), bool)), []
+        for i in range(self.sizes.decoder_layers):
+            y = self._norm(x, f"decoder{i}_norm")
+            q = rotated(self._heads(y, f"decoder{i}_query"), read.next_trial)
+            k = rotated(self._heads(y, f"decoder{i}_key"), read.trial)
+            v = self._heads(y, f"decoder{i}_value")
+            made.append((k, v))
+            seen = [*((keys.key[i], keys.value[i], keys.mask[None]) for keys in past), (k, v, causal)]
+            x = x + self._output(attend(q, seen), f"decoder{i}_output")
+            q = self._heads(self._norm(x, f"cross{i}_norm"), f"cross{i}_query")
+            x = x + self._output(attend(q, [(memory.key[i], memory.value[i], memory.mask[None])]), f"cross{i}_output")
+            x = self._feedforward(x, f"decoder{i}_ff")
+        x = self._norm(x, "decoder_norm") * self.sizes.width**-0.5
+        logits = (x @ table[: self.sizes.outputs].T).astype(jnp.float32)
+        keys, values = (jnp.stack(parts) for parts in zip(*made, strict=True))
+        return logits, Keys(keys, values, jnp.ones(n, bool))
+
+
+def attend(q: Float[Array, "n heads head"], seen: Sequence[tuple[Array, Array, Array]]) -> Float[Array, "n heads head"]:
+    """Softmax attention to several sets of keys, values and masks [n or 1, m] as if they were one."""
+    scale = q.shape[-1] ** -0.5
+    scores = [
+        jnp.where(mask[None], jnp.einsum("nhd,mhd->hnm", q, k).astype(jnp.float32) * scale, LOWEST)
+        for k, _, mask in seen
+    ]
+    weights = jax.nn.softmax(jnp.concatenate(scores, -1), -1).astype(q.dtype)
+    out, begin = jnp.zeros_like(q), 0
+    for k, v, _ in seen:
+        out = out + jnp.einsum("hnm,mhd->nhd", weights[..., begin : begin + k.shape[0]], v)
+        begin += k.shape[0]
+    return out
+
+
+def rotated(x: Float[Array, "n heads head"], position: Int[Array, "n"]) -> Float[Array, "n heads head"]:
+    """The first half of each head turned by angles that grow with the position; products then see differences alone."""
+    quarter = x.shape[-1] // 4
+    speed = ROTATIONS ** -(jnp.arange(quarter) / quarter)
+    angle = (position[:, None] * speed[None])[:, None]
+    sin, cos = jnp.sin(angle).astype(x.dtype), jnp.cos(angle).astype(x.dtype)
+    a, b, rest = x[..., :quarter], x[..., quarter : 2 * quarter], x[..., 2 * quarter :]
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos, rest], -1)
+
+
+def _smooth(shape: Sequence[int], dtype, bins: int) -> Array:
+    """Normal rows of variance 1, of which those of the values vary smoothly: neighbouring bins begin alike."""
+    rows = jax.random.normal(hk.next_rng_key(), shape, dtype)
+    waves = min(32, bins)
+    angles = jnp.pi * jnp.arange(waves)[None] * ((jnp.arange(bins) + 0.5) / bins)[:, None]
+    power = 1 / (1 + jnp.arange(waves) / 4)
+    basis = jnp.cos(angles) * (power * jnp.sqrt(2 / jnp.sum(power**2)))[None]
+    values = basis @ jax.random.normal(hk.next_rng_key(), (waves, shape[1]), dtype)
+    return rows.at[:bins].set((0.9 * values + 0.3 * rows[:bins]) / jnp.sqrt(0.9))
+
+
+def network(sizes: Sizes) -> Network:
+    """The network of these sizes."""
+
+    def functions():
+        module = _Transformer(sizes)
+
+        def both(token, read):
+            return module.decode(read, module.encode(token, token), ())
+
+        return both, (module.encode, module.decode)
+
+    transformed = hk.without_apply_rng(hk.multi_transform(functions))
+    encode, decode = transformed.apply
+
+    def init(key: PRNGKeyArray) -> Theta:
+        zeros = jnp.zeros(2, jnp.int32)
+        return transformed.init(key, zeros, Tokens(zeros, zeros, zeros, zeros, zeros))
+
+    return Network(init, encode, decode)

@@ -1,0 +1,257 @@
+"""OptFormer: a transformer that reads a tuning study and proposes as the algorithm it is prompted with would.
+
+Chen et al. 2022, "Towards Learning Universal Hyperparameter Optimizers with Transformers". A study is a sequence of
+tokens: what is known of it beforehand for an encoder, the parameters and the value of each trial for a decoder. One
+network is both a policy, `P(x_t | metadata, trials before)`, and a model of the function, `P(y_t | ..., x_t)`. Prompted
+with an algorithm's name it imitates that algorithm (their section 4.1).
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int
+from pydantic import Field, model_validator
+
+from l2o.baselines.search import need_bounds
+from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Theta, Trajectory
+from l2o.optformer.decoding import Context, Sampling, Study, begin, masked_log_softmax, propose, read
+from l2o.optformer.model import Network, Sizes, network
+from l2o.optformer.prompt import Prompt, Range, reading, stripped
+from l2o.optformer.vocabulary import Vocabulary
+from l2o.registry import register
+from l2o.space import Space, X
+
+Algorithm = Literal[
+    "unknown", "random", "grid", "shuffled_grid", "hill_climbing", "regularized_evolution", "eagle",
+    "evolution_strategy", "gp_ucb",
+]  # fmt: skip
+
+
+class OptFormerState(NamedTuple):
+    """What it has been told, and what the network has read of it.
+
+    Attributes:
+      space: a mixed one, of flat points.
+      start: a point, for its structure.
+      study: encoded metadata, legal tokens and slots; encoded once.
+      fixed: range of the values, if the prompt fixes it.
+      points: tokens of the trials.
+      values: of the trials as they were told.
+      told: trials there are.
+      context: what the decoder has read.
+      fed: trials among that.
+      range: that their values were scaled by.
+    """
+
+    space: Space
+    start: X
+    study: Study
+    fixed: Range | None
+    points: Int[Array, "t d"]
+    values: Float[Array, "t"]
+    told: Int[Array, ""]
+    context: Context
+    fed: Int[Array, ""]
+    range: Range
+
+
+@register
+class OptFormerConfig(OptimizerConfig):
+    """OptFormer: proposes as the algorithm would that it is prompted with (Chen et al. 2022).
+
+    Attributes:
+      bins: of the unit interval, for parameters and for values.
+      width: of the residual stream; a multiple of 8 times the heads.
+      heads: of each attention.
+      feedforward: width of the hidden layers.
+      encoder_layers: for the metadata.
+      decoder_layers: for the trials.
+      dtype: of the arithmetic; meta-parameters are float32.
+      max_trials: of which it remembers; when there are more, the oldest quarter is forgotten.
+      algorithm: that it imitates.
+      temperature: of sampling; 1 is the policy as it was learned.
+      top_k: sample from so many of the likeliest tokens alone.
+      nucleus: sample from the likeliest tokens alone that together have this probability.
+    """
+
+    kind: Literal["optformer"] = "optformer"
+    bins: int = Field(default=256, ge=2, le=4096)
+    width: int = Field(default=128, ge=8)
+    heads: int = Field(default=4, ge=1)
+    feedforward: int = Field(default=512, ge=1)
+    encoder_layers: int = Field(default=1, ge=0)
+    decoder_layers: int = Field(default=4, ge=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    max_trials: int = Field(default=40, ge=4, le=10_000)
+    algorithm: Algorithm = "gp_ucb"
+    temperature: float = Field(default=1.0, gt=0)
+    top_k: int | None = Field(default=None, ge=1)
+    nucleus: float | None = Field(default=None, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.width % (8 * self.heads):
+            raise ValueError(
+                f"width must be a multiple of 8 times the heads, found {self.width} and {self.heads} heads"
+            )
+        return self
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What its integers mean."""
+        return Vocabulary(self.bins)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How its tokens are drawn."""
+        return Sampling(self.temperature, self.top_k, self.nucleus)
+
+    def network(self) -> Network:
+        """The transformer."""
+        v = self.vocabulary
+        return network(
+            Sizes(
+                v.size, v.outputs, self.bins, self.width, self.heads, self.feedforward, self.encoder_layers,
+                self.decoder_layers, self.dtype,
+            )
+        )  # fmt: skip
+
+    def build(self) -> LearnedOptimizer:
+        net = self.network()
+        return LearnedOptimizer(
+            init=net.init,
+            bind=lambda theta: _optimizer(self, net, theta),
+            log_prob=lambda theta, problem, trajectory: _log_prob(self, net, theta, problem, trajectory),
+        )
+
+
+def flat_space(space: Space) -> Space:
+    """The same space as a mixed one of flat points."""
+    if space.is_mixed:
+        return space
+    low, high = ravel_pytree(space.low)[0], ravel_pytree(space.high)[0]
+    zeros = jnp.zeros(low.size, jnp.int32)
+    return Space.mixed(low, high, zeros, zeros, jnp.ones(low.size, bool))
+
+
+def _prompt(config: OptFormerConfig, problem: Problem, space: Space) -> Prompt:
+    given = problem.context
+    prompt = given if isinstance(given, Prompt) else stripped(space, config.algorithm)
+    return prompt._replace(token=jnp.where(prompt.token < 0, -1, prompt.token + config.bins))
+
+
+def _log_prob(
+    config: OptFormerConfig, net: Network, theta: Theta, problem: Problem, trajectory: Trajectory
+) -> dict[str, Float[Array, "t"]]:
+    """Log-probabilities of the parameters and of the value of each trial, given all that came before; 0 where masked.
+
+    Values are scaled by the prompt's range, or by that of the whole trajectory. Only what may be at a place counts:
+    tokens that are illegal there have probability 0.
+    """
+    v, space = config.vocabulary, flat_space(problem.space)
+    prompt = _prompt(config, problem, space)
+    trials, d = trajectory.mask.size, space.low.size
+    values = trajectory.evaluation.value[:, 0]
+    scaling = Range.of(values, trajectory.mask) if prompt.range is None else prompt.range
+    flat = jax.vmap(lambda x: ravel_pytree(jax.tree.map(lambda a: a[0], x))[0])(trajectory.x)
+    points = jax.vmap(lambda x: space.to_tokens(x, config.bins))(flat)
+    parameters = jnp.asarray(d) if prompt.parameters is None else prompt.parameters
+    grid = jnp.concatenate([points, scaling.tokens(values, v)[:, None]], 1)  # the value is in the last column
+
+    def at(position):
+        trial, place = position // (parameters + 1), position % (parameters + 1)
+        trial = jnp.clip(trial, 0, trials - 1)
+        return grid[trial, jnp.where(place < parameters, place, d)], place
+
+    reads = trials * (d + 1) if prompt.reads is None else prompt.reads.size
+    position = jnp.arange(reads)
+    token, place = at(position)
+    before = jnp.where(position == 0, v.word("start"), at(position - 1)[0])
+    memory = net.encode(theta, prompt.token, prompt.slot)
+    logits, _ = net.decode(theta, reading(before, position - 1, prompt.first, parameters), memory, ())
+    sizes = jnp.where(place < parameters, space.sizes(config.bins)[jnp.minimum(place, d - 1)], config.bins + 1)
+    log_probs = masked_log_softmax(logits, sizes)[position, token]
+
+    def of(trial, place):
+        index = trial * (parameters + 1) + place
+        return jnp.where((index < reads) & trajectory.mask[trial], log_probs[jnp.minimum(index, reads - 1)], 0.0)
+
+    every = jnp.arange(trials)
+    columns = jax.vmap(lambda place: jnp.where(place < parameters, of(every, place), 0.0))(jnp.arange(d))
+    return {"x": jnp.sum(columns, 0), "y": of(every, parameters)}
+
+
+def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer:
+    v, room = config.vocabulary, config.max_trials
+
+    def init(key: Any, problem: Problem) -> OptFormerState:
+        del key
+        need_bounds(config.kind, problem)
+        space, start = flat_space(problem.space), jax.tree.map(jnp.asarray, problem.start)
+        prompt = _prompt(config, problem, space)
+        d, zero = space.low.size, jnp.zeros((), jnp.int32)
+        study = Study(net.encode(theta, prompt.token, prompt.slot), space.sizes(config.bins), prompt.first)
+        tokens = jnp.zeros(1 + room * (d + 1), jnp.int32)
+        context = jax.eval_shape(lambda: begin(net, theta, study, tokens, zero))
+        context = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), context)
+        scaling = Range(jnp.zeros(()), jnp.zeros(()), jnp.full((), 0.5, jnp.float32))
+        return OptFormerState(
+            space, start, study, prompt.range, jnp.zeros((room, d), jnp.int32), jnp.full(room, jnp.nan, jnp.float32),
+            zero, context, zero - 1, scaling,
+        )  # fmt: skip
+
+    def trials_as_tokens(state: OptFormerState, scaling: Range) -> Int[Array, "t dy"]:
+        return jnp.concatenate([state.points, scaling.tokens(state.values, v)[:, None]], 1)
+
+    def again(state: OptFormerState, scaling: Range) -> OptFormerState:
+        """Read everything, in one pass."""
+        trials = trials_as_tokens(state, scaling)
+        tokens = jnp.concatenate([jnp.full(1, v.word("start"), jnp.int32), trials.reshape(-1)])
+        context = begin(net, theta, state.study, tokens, 1 + state.told * trials.shape[1])
+        return state._replace(context=context, fed=state.told, range=scaling)
+
+    def further(state: OptFormerState, scaling: Range) -> OptFormerState:
+        """Read the trials that are new, one by one."""
+        trials = trials_as_tokens(state, scaling)
+        count = jnp.asarray(trials.shape[1])
+
+        def one(carry):
+            context, fed = carry
+            return read(net, theta, state.study, context, trials[fed], count), fed + 1
+
+        context, fed = jax.lax.while_loop(lambda carry: carry[1] < state.told, one, (state.context, state.fed))
+        return state._replace(context=context, fed=fed)
+
+    def ask(key, state: OptFormerState):
+        scaling = state.fixed
+        if scaling is None:
+            scaling = Range.of(state.values, jnp.arange(room) < state.told)
+        changed = jnp.stack(jax.tree.leaves(jax.tree.map(lambda a, b: a != b, scaling, state.range))).any()
+        state = jax.lax.cond(changed | (state.fed < 0), again, further, state, scaling)
+        tokens, _, _ = propose(net, theta, state.study, state.context, key, config.sampling)
+        x = state.space.from_tokens(tokens, config.bins)
+        return jax.tree.map(lambda a: a[None], ravel_pytree(state.start)[1](x)), state
+
+    def tell(key, state: OptFormerState, x: X, evaluation):
+        del key
+        flat = jax.vmap(lambda point: ravel_pytree(point)[0])(x)
+        points = jax.vmap(lambda point: state.space.to_tokens(point, config.bins))(flat)
+
+        def insert(state: OptFormerState, told):
+            point, value = told
+            full = state.told == room
+            away = jnp.where(full, max(room // 4, 1), 0)
+            state = state._replace(
+                points=jnp.roll(state.points, -away, 0), values=jnp.roll(state.values, -away, 0),
+                told=state.told - away, fed=jnp.where(full, -1, state.fed),
+            )  # fmt: skip
+            return state._replace(
+                points=state.points.at[state.told].set(point), values=state.values.at[state.told].set(value),
+                told=state.told + 1,
+            ), None  # fmt: skip
+
+        return jax.lax.scan(insert, state, (points, evaluation.value.astype(jnp.float32)))[0]
+
+    return Optimizer(init, ask, tell)

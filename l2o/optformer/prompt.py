@@ -1,0 +1,143 @@
+"""What a model is told of a study besides its trials, and how the metric's values become tokens."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from l2o.errors import UserError
+from l2o.optformer.model import METRIC, NOWHERE, SLOTS, Tokens
+from l2o.optformer.record import Record
+from l2o.optformer.serialization import metadata_tokens, segments
+from l2o.optformer.vocabulary import Vocabulary
+from l2o.space import Space
+
+METADATA = Vocabulary(bins=0)  # metadata holds no bins: it is written with this, and a network's number is added
+NAME_BYTES = 40  # of each name, and of each category, that a network reads
+LOW, HIGH = 0.2, 0.8  # where the range of the values seen lies in the unit interval (Chen et al. 2022, section 4.3)
+
+
+class Range(NamedTuple):
+    """How values are scaled to the unit interval: `(value - anchor) slope + shift`. The smallest tokens are best.
+
+    Attributes:
+      anchor: a value.
+      slope: not negative.
+      shift: where the anchor goes.
+    """
+
+    anchor: Float[Array, ""]
+    slope: Float[Array, ""]
+    shift: Float[Array, ""]
+
+    @classmethod
+    def of(
+        cls, values: Float[Array, "t"], used: Bool[Array, "t"], low: Float[Array, ""] | float = LOW,
+        high: Float[Array, ""] | float = HIGH,
+    ) -> "Range":  # fmt: skip
+        """The range of the finite values in use is mapped to [low, high], a single value to the middle of it."""
+        counted = used & jnp.isfinite(values)
+        least = jnp.min(jnp.where(counted, values, jnp.inf), initial=jnp.inf)
+        span = jnp.max(jnp.where(counted, values, -jnp.inf), initial=-jnp.inf) - least
+        single = ~(span > 0) | ~jnp.isfinite(span)
+        slope = jnp.where(single, 0.0, (high - low) / jnp.where(single, 1.0, span))
+        anchor = jnp.where(jnp.isfinite(least), least, 0.0)
+        return cls(anchor, slope, jnp.where(single, 0.5 * (low + high), low) * jnp.ones_like(slope))
+
+    def tokens(self, values: Float[Array, "t"], vocabulary: Vocabulary) -> Int[Array, "t"]:
+        """Bins of scaled values, those outside of the unit interval in the first or last; or of failed evaluations."""
+        valid = jnp.isfinite(values)
+        scaled = (jnp.where(valid, values, self.anchor) - self.anchor) * self.slope + self.shift
+        bins = jnp.clip(jnp.floor(scaled * vocabulary.bins), 0, vocabulary.bins - 1).astype(jnp.int32)
+        return jnp.where(valid, bins, vocabulary.infeasible)
+
+
+class Prompt(NamedTuple):
+    """The context of a problem for an OptFormer.
+
+    Attributes:
+      token: metadata in the vocabulary `METADATA`, the imitated algorithm first; negative where padded.
+      slot: for each, the slot of the parameter that it describes, or NOWHERE.
+      first: slot of the first parameter.
+      parameters: how many coordinates of a point are parameters, the first ones; None for all.
+      range: of the values, fixed; None for that of the trials seen.
+      reads: how many tokens of the trials `log_prob` reads, as the length of this array, whose values mean nothing;
+        None for all that there may be.
+    """
+
+    token: Int[Array, "m"]
+    slot: Int[Array, "m"]
+    first: Int[Array, ""]
+    parameters: Int[Array, ""] | None = None
+    range: Range | None = None
+    reads: Array | None = None
+
+
+def stripped(space: Space, algorithm: str) -> Prompt:
+    """The prompt of a mixed space without names: the algorithm, and the kind, scale and size of every parameter.
+
+    Raises:
+      UserError: more parameters than there are slots.
+    """
+    parts = segments(space, METADATA)
+    _check(parts.shape[0])
+    header = jnp.array([METADATA.algorithm(algorithm), METADATA.word("minimize")])
+    slot = jnp.concatenate([jnp.full(2, NOWHERE), jnp.repeat(jnp.arange(parts.shape[0]), parts.shape[1])])
+    token = jnp.concatenate([header, parts.reshape(-1)])
+    return Prompt(jnp.where(token == METADATA.word("pad"), -1, token), slot, jnp.zeros((), jnp.int32))
+
+
+def prompt(record: Record, room: int | None = None) -> Prompt:
+    """The prompt of a study with names; its trials are not read. Names are cut after `NAME_BYTES` bytes.
+
+    Args:
+      record: the study.
+      room: length that it is padded to, or cut to, so that different studies are one program; None for its own.
+
+    Raises:
+      UserError: more parameters than there are slots.
+    """
+    _check(len(record.space))
+    token = np.array(metadata_tokens(record, METADATA, longest_name=NAME_BYTES))
+    begun = np.cumsum(token == METADATA.word("parameter"))
+    slot = np.where(begun > 0, begun - 1, NOWHERE)
+    if room is not None:
+        token, slot = (np.pad(a[:room], (0, max(room - a.size, 0)), constant_values=-1) for a in (token, slot))
+        slot = np.where(token < 0, NOWHERE, slot)
+    return Prompt(jnp.asarray(token, jnp.int32), jnp.asarray(slot, jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def _check(parameters: int) -> None:
+    if parameters > SLOTS:
+        raise UserError(f"optformer: found {parameters} parameters, expected at most {SLOTS}")
+
+
+def slots(first: Int[Array, ""], place: Int[Array, "n"], parameters: Int[Array, ""]) -> Int[Array, "n"]:
+    """The slot of a place within a trial: parameter 0, 1, ..., and then the metric's value."""
+    return jnp.where(place < parameters, (first + place) % SLOTS, METRIC)
+
+
+def reading(
+    token: Int[Array, "n"], position: Int[Array, "n"], first: Int[Array, ""], parameters: Int[Array, ""]
+) -> Tokens:
+    """Tokens at these positions of the sequence of all trials, as a decoder reads them.
+
+    Args:
+      token: what stands there.
+      position: counted from 0; -1 is before all trials.
+      first: slot of the first parameter.
+      parameters: of the study; each trial has one token more.
+    """
+    period = parameters + 1
+
+    def where(position):
+        return position // period, position % period
+
+    trial, place = where(position)
+    next_trial, next_place = where(position + 1)
+    before = position < 0
+    slot = jnp.where(before, NOWHERE, slots(first, place, parameters))
+    return Tokens(
+        token, slot, jnp.where(before, 0, trial + 1), slots(first, next_place, parameters), next_trial + 1
+    )  # fmt: skip

@@ -1,0 +1,226 @@
+"""Recorded studies as a task family: what imitation learns from, drawn, cut and augmented inside one program."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+from pydantic import Field
+
+from l2o.core import Evaluation, Problem, Task, Trajectory
+from l2o.errors import UserError
+from l2o.optformer.model import NOWHERE, SLOTS
+from l2o.optformer.prompt import METADATA, NAME_BYTES, Prompt, Range
+from l2o.optformer.record import Record
+from l2o.optformer.serialization import metadata_tokens, segments
+from l2o.registry import register
+from l2o.searchspace import SearchSpace
+from l2o.space import Space
+from meta.trajectories import Studies, concatenate, load
+from tasks.family import FamilyConfig, Split, TaskFamily
+
+
+class Records(NamedTuple):
+    """Recorded studies, each padded to t trials and d parameters.
+
+    Attributes:
+      space: with leading axis n; padded parameters are the unit interval.
+      x: points in the space's coordinates.
+      y: minimised values; NaN for failed evaluations.
+      length: trials of each.
+      dimension: parameters of each.
+      algorithm: that made them, an index into `l2o.optformer.vocabulary.ALGORITHMS`.
+      header: goal, name and metric as tokens of `METADATA`, -1 where padded.
+      names: of the parameters, with their bounds or values, likewise.
+    """
+
+    space: Space
+    x: Float[Array, "n t d"]
+    y: Float[Array, "n t"]
+    length: Int[Array, "n"]
+    dimension: Int[Array, "n"]
+    algorithm: Int[Array, "n"]
+    header: Int[Array, "n h"]
+    names: Int[Array, "n d s"]
+
+
+@register
+class TrajectoriesConfig(FamilyConfig):
+    """Recorded studies, for imitation: what `l2o data` writes.
+
+    Attributes:
+      paths: directories of sets of studies.
+      held_out: fraction of the studies that is never trained on, at least one; validation draws from it.
+      permute: put the parameters in a random order.
+      rescale: scale the range of the values of a cut study to a random part of the unit interval, of 0.3 to 1 in
+        length, instead of always 0.2 to 0.8 (Chen et al. 2022, appendix).
+      drop_names: probability that a study is told without its names.
+      drop_algorithm: probability that the algorithm is told as unknown.
+    """
+
+    kind: Literal["trajectories"] = "trajectories"
+    paths: tuple[str, ...] = Field(min_length=1, strict=False)
+    held_out: float = Field(default=0.02, gt=0, lt=1)
+    permute: bool = True
+    rescale: bool = True
+    drop_names: float = Field(default=0.3, ge=0, le=1)
+    drop_algorithm: float = Field(default=0.05, ge=0, le=1)
+
+    def build(self, split: Split = "train") -> TaskFamily:
+        del split  # both parts are in the family, so that validation can tell them apart
+        studies = load_studies([Path(path) for path in self.paths])
+        count = studies.length.size
+        order = np.random.default_rng(0).permutation(count)
+        kept = max(round(self.held_out * count), 1)
+        total = np.asarray(studies.length) * (np.asarray(studies.dimension) + 1)
+
+        def by_total(index):
+            index = index[np.argsort(total[index], kind="stable")]
+            return jnp.asarray(index, jnp.int32), jnp.asarray(total[index], jnp.int32)
+
+        return Recorded(self, studies, *by_total(order[kept:]), *by_total(order[:kept]))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Recorded(TaskFamily):
+    """See `TrajectoriesConfig`. Indices of studies are sorted by their number of tokens, `length (dimension + 1)`."""
+
+    config: TrajectoriesConfig = field(metadata={"static": True})
+    studies: Any
+    train: Any
+    train_total: Any
+    test: Any
+    test_total: Any
+
+    def sample(self, key):
+        """A random study for training, of leading axis 1 less."""
+        return jax.tree.map(lambda a: a[jax.random.choice(key, self.train)], self.studies)
+
+    def task(self, params):
+        """The study again: the value of a point is that of the trial that was nearest to it in the unit cube."""
+        space, t = params.space, params.y.shape[0]
+        seen = jax.vmap(space.to_unit)(params.x)
+        counted = jnp.arange(t) < params.length
+
+        def value(x):
+            near = jnp.sum((seen - space.to_unit(x)[None]) ** 2, -1)
+            return params.y[jnp.argmin(jnp.where(counted, near, jnp.inf))]
+
+        problem = Problem(space, space.from_unit(jnp.full(space.low.shape, 0.5)), 0.3)
+        return Task(problem, lambda key, x: Evaluation(jax.vmap(value)(x)))
+
+    def draw(self, key: PRNGKeyArray, above: int, most: int, *, held_out: bool = False) -> tuple[Problem, Trajectory]:
+        """A study, cut at a random trial so that it has more than `above` and at most `most` tokens, and augmented.
+
+        Values are scaled by the range of what is left of it, so that nothing is seen of the future.
+
+        Args:
+          key: decides all.
+          above: static.
+          most: static; there must be studies with more tokens than `above`.
+          held_out: draw from the studies that are never trained on, and hide no metadata.
+        """
+        config = self.config
+        index, total = (self.test, self.test_total) if held_out else (self.train, self.train_total)
+        which, cut, scale_key, low_key, order_key, first_key, name_key, algorithm_key = jax.random.split(key, 8)
+        start = jnp.minimum(jnp.searchsorted(total, above, side="right"), total.size - 1)
+        study: Records = jax.tree.map(
+            lambda a: a[index[jax.random.randint(jax.random.clone(which), (), start, total.size)]], self.studies
+        )
+        d, tokens = study.x.shape[1], study.dimension + 1
+        rows = min(most // 2, study.y.shape[0])
+        highest = jnp.minimum(jnp.minimum(study.length, most // tokens), rows)
+        lowest = jnp.minimum(above // tokens + 1, highest)
+        length = jax.random.randint(cut, (), lowest, highest + 1)
+        mask = jnp.arange(rows) < length
+        spread = jnp.where(config.rescale, jax.random.uniform(scale_key, minval=0.3), 0.6)
+        low = jnp.where(config.rescale, jax.random.uniform(low_key) * (1 - spread), 0.2)
+        scaling = Range.of(study.y[:rows], mask, low, low + spread)
+        order = jnp.argsort(
+            jnp.where(jnp.arange(d) < study.dimension, jax.random.uniform(order_key, (d,)) * config.permute, 2.0)
+        )
+        space = jax.tree.map(lambda a: a[order], study.space)
+        hide_names = ~held_out & (jax.random.uniform(name_key) < config.drop_names)
+        hide_algorithm = ~held_out & (jax.random.uniform(algorithm_key) < config.drop_algorithm)
+        algorithm = jnp.where(hide_algorithm, 0, study.algorithm)
+        first = jax.random.randint(first_key, (), 0, SLOTS)
+        token, slot = described(
+            space, algorithm, jnp.where(hide_names & (jnp.arange(study.header.size) > 0), -1, study.header),
+            jnp.where(hide_names, -1, study.names[order]), study.dimension, first,
+        )  # fmt: skip
+        prompt = Prompt(token, slot, first, study.dimension, scaling, jnp.zeros(most, jnp.int8))
+        problem = Problem(space, space.from_unit(jnp.full(d, 0.5)), 0.3, length, prompt)
+        return problem, Trajectory(study.x[:rows, order][:, None], Evaluation(study.y[:rows, None]), mask)
+
+
+def described(
+    space: Space, algorithm: Int[Array, ""], header: Int[Array, "h"], names: Int[Array, "d s"],
+    dimension: Int[Array, ""], first: Int[Array, ""],
+) -> tuple[Int[Array, "m"], Int[Array, "m"]]:  # fmt: skip
+    """Metadata as tokens and slots of a prompt, what is padded at the end."""
+    d = names.shape[0]
+    kinds = segments(space, METADATA)
+    parts = jnp.concatenate([jnp.where(kinds == METADATA.word("pad"), -1, kinds), names], 1)
+    parts = jnp.where((jnp.arange(d) < dimension)[:, None], parts, -1)
+    head = (METADATA.algorithm("unknown") + algorithm)[None]
+    token = jnp.concatenate([head, header, parts.reshape(-1)]).astype(jnp.int32)
+    own = jnp.repeat((first + jnp.arange(d)) % SLOTS, parts.shape[1])
+    slot = jnp.concatenate([jnp.full(1 + header.size, NOWHERE), own])
+    packed = jnp.argsort(token < 0, stable=True)
+    return token[packed], slot[packed]
+
+
+def load_studies(paths: Sequence[Path]) -> Records:
+    """All studies of several sets.
+
+    Raises:
+      UserError: a set is missing, unfinished or damaged.
+    """
+    sets = [load(path) for path in paths]
+    trials, d = max(s.manifest.trials for s in sets), max(s.manifest.dimension for s in sets)
+    if d > SLOTS:
+        raise UserError(f"task.paths: found studies of {d} parameters, expected at most {SLOTS}")
+    found = concatenate([s.studies for s in sets], trials, d)
+    space = Space(*(jnp.asarray(a) for a in (found.low, found.high, found.levels, found.scale, found.ordered)))
+    x, y, length, dimension, algorithm = (
+        jnp.asarray(a) for a in (found.x, found.y, found.length, found.dimension, found.algorithm)
+    )
+    return Records(space, x, y, length, dimension, algorithm, *_names(found))
+
+
+def _names(studies: Studies) -> tuple[Int[Array, "n h"], Int[Array, "n d s"]]:
+    """What `Records` says of names."""
+    n, d = studies.low.shape
+    headers: list[list[int]] = [[METADATA.word("minimize")]] * n
+    names: list[list[list[int]]] = [[]] * n
+    for i in range(n):
+        about = studies.about(i)
+        if about:
+            space = SearchSpace.from_dict(about["space"])
+            record = Record(space, about["name"], about["metric"], about["goal"])
+            parts = _split(metadata_tokens(record, METADATA, longest_name=NAME_BYTES), METADATA.word("parameter"))
+            headers[i] = parts[0][1:]  # without the algorithm
+            levels = [2 + bool(parameter.levels) for parameter in space.parameters]
+            names[i] = [part[count:] for part, count in zip(parts[1:], levels, strict=True)]
+    header = np.full((n, max(map(len, headers))), -1, np.int32)
+    table = np.full((n, d, max((len(name) for row in names for name in row), default=0)), -1, np.int32)
+    for i in range(n):
+        header[i, : len(headers[i])] = headers[i]
+        for j, name in enumerate(names[i]):
+            table[i, j, : len(name)] = name
+    return jnp.asarray(header), jnp.asarray(table)
+
+
+def _split(tokens: list[int], mark: int) -> list[list[int]]:
+    parts: list[list[int]] = [[]]
+    for token in tokens:
+        if token == mark:
+            parts.append([])
+        else:
+            parts[-1].append(token)
+    return parts

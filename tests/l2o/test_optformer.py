@@ -1,0 +1,320 @@
+"""OptFormer: likelihood is what was sampled with, a cache changes nothing, no token is illegal, nothing is hidden."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import l2o
+from l2o import Evaluation, Problem, SearchSpace, Space, Task, UserError
+from l2o.optformer.decoding import Sampling, Study, begin, draw, masked_log_softmax, propose, read
+from l2o.optformer.model import SLOTS, Tokens
+from l2o.optformer.optformer import OptFormerConfig
+from l2o.optformer.prompt import Prompt, Range, prompt, reading, stripped
+from l2o.optformer.record import Record
+
+TINY = OptFormerConfig(bins=16, width=32, heads=2, feedforward=64, encoder_layers=1, decoder_layers=2, max_trials=8)
+TRIALS = 8
+
+
+@pytest.fixture(scope="module")
+def theta():
+    return TINY.build().init(jax.random.key(0))
+
+
+def mixed():
+    """A real number, three categories, whole numbers from 1 to 9."""
+    return Space.mixed(
+        jnp.array([-5.0, 0.0, 1.0]), jnp.array([5.0, 2.0, 9.0]), jnp.array([0, 3, 9]), jnp.array([0, 0, 0]),
+        jnp.array([True, False, True]),
+    )  # fmt: skip
+
+
+def problem(space=None, **changes):
+    space = mixed() if space is None else space
+    return Problem(
+        space, space.from_unit(jnp.full(space.low.shape, 0.5)), context=stripped(space, "random")._replace(**changes)
+    )
+
+
+def fixed():
+    return Range(jnp.zeros(()), jnp.asarray(0.02), jnp.asarray(0.1))
+
+
+def bowl(problem, fail=False):
+    def evaluate(key, x):
+        value = jnp.sum(x**2, -1)
+        return Evaluation(jnp.where(fail & (value > 20), jnp.nan, value))
+
+    return Task(problem, evaluate)
+
+
+def run(theta, problem, fail=False, trials=TRIALS, config=TINY):
+    optimizer = config.build().bind(theta)
+    state = optimizer.init(jax.random.key(1), problem)
+    return jax.jit(lambda s: l2o.unroll(optimizer, bowl(problem, fail), s, jax.random.key(2), trials))(state)
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_likelihood_is_what_was_sampled_with(theta, fail):
+    """The sum over a run of the log-probabilities of its draws, at a fixed range, is its log_prob."""
+    task, learned = problem(range=fixed()), TINY.build()
+    optimizer = learned.bind(theta)
+    _, whole = run(theta, task, fail)
+    drawn_as = jax.jit(
+        lambda state, key: propose(TINY.network(), theta, state.study, state.context, key, TINY.sampling)
+    )
+    ask, tell = jax.jit(optimizer.ask), jax.jit(optimizer.tell)
+    state, sums = optimizer.init(jax.random.key(1), task), []
+    for t in range(TRIALS):
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(2), t), 0)
+        x, state = ask(key, state)
+        np.testing.assert_array_equal(x[0], whole.x[t, 0])
+        sums.append(jnp.sum(drawn_as(state, jax.random.clone(key))[1]))
+        told = jax.tree.map(lambda a, t=t: a[t], whole.evaluation)
+        state = tell(jax.random.key(0), state, x, told)
+    found = learned.log_prob(theta, task, whole)
+    np.testing.assert_allclose(found["x"], jnp.stack(sums), atol=2e-5)
+    assert np.all(np.asarray(found["y"]) < 0)
+    assert fail == bool(jnp.isnan(whole.evaluation.value).any())
+
+
+def test_cached_equals_uncached(theta):
+    """Reading token by token, in blocks, and all at once give the same logits."""
+    net, space = TINY.network(), mixed()
+    told = stripped(space, "eagle")
+    memory = net.encode(theta, jnp.where(told.token < 0, -1, told.token + 16), told.slot)
+    study = Study(memory, space.sizes(16), told.first)
+    word = TINY.vocabulary.word("start")
+    tokens = jnp.concatenate([jnp.array([word]), jax.random.randint(jax.random.key(3), (20,), 0, 3)])
+    entries = reading(tokens, jnp.arange(21) - 1, told.first, jnp.asarray(3))
+    full, _ = net.decode(theta, entries, memory, ())
+    for width in (1, 4):
+        context = begin(net, theta, study, jnp.concatenate([tokens[:1], jnp.zeros(20, jnp.int32)]), jnp.asarray(1))
+        np.testing.assert_allclose(context.logits, full[0], atol=1e-5)
+        for i in range(1, 21, width):
+            context = read(net, theta, study, context, tokens[i : i + width], jnp.asarray(width))
+            np.testing.assert_allclose(context.logits, full[i + width - 1], atol=1e-5)
+    partly = begin(net, theta, study, tokens, jnp.asarray(13))
+    np.testing.assert_allclose(partly.logits, full[12], atol=1e-5)
+
+
+def test_no_illegal_token_in_100000(theta):
+    """Random spaces of random sizes, extreme logits, every way of sampling."""
+    size_key, logit_key, key = jax.random.split(jax.random.key(4), 3)
+    sizes = jax.random.randint(size_key, (100_000,), 1, 18)
+    logits = 30 * jax.random.normal(logit_key, (100_000, 18))
+    for how in (Sampling(), Sampling(5.0), Sampling(0.1, top_k=3), Sampling(nucleus=0.7)):
+        keys = jax.random.split(jax.random.clone(key), 100_000)
+        tokens, log_probs = jax.jit(jax.vmap(lambda k, a, b, how=how: draw(k, a, b, how)))(keys, logits, sizes)
+        assert np.all(tokens >= 0) and np.all(tokens < sizes)
+        assert np.all(log_probs <= 0) and np.all(log_probs > -1e3)
+
+
+def test_proposals_lie_in_random_spaces(theta):
+    @jax.jit
+    def several(key):
+        level_key, order_key, run_key = jax.random.split(key, 3)
+        levels = jax.random.randint(level_key, (3,), 0, 40)
+        space = Space.mixed(
+            jnp.ones(3), jnp.where(levels > 0, levels, 100).astype(jnp.float32), levels, jnp.array([0, 1, 2]),
+            jax.random.bernoulli(order_key, shape=(3,)),
+        )  # fmt: skip
+        space = space._replace(scale=jnp.where(levels == 1, 0, space.scale))
+        optimizer = TINY.build().bind(theta)
+        task = bowl(Problem(space, space.low))
+        _, found = l2o.unroll(optimizer, task, optimizer.init(level_key, task.problem), run_key, 3)
+        return jax.vmap(space.contains)(found.x[:, 0])
+
+    assert np.all(jax.vmap(several)(jax.random.split(jax.random.key(5), 64)))
+
+
+def test_top_k_and_nucleus_keep_the_likeliest():
+    logits, keys = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05])), jax.random.split(jax.random.key(0), 2000)
+
+    def seen(how):
+        tokens, log_probs = jax.vmap(lambda k: draw(jax.random.clone(k), logits, jnp.asarray(4), how))(keys)
+        return set(np.asarray(tokens).tolist()), np.exp(np.asarray(log_probs[tokens == 0][0]))
+
+    assert seen(Sampling(top_k=2)) == ({0, 1}, pytest.approx(0.625, abs=1e-5))
+    assert seen(Sampling(nucleus=0.79)) == ({0, 1}, pytest.approx(0.625, abs=1e-5))
+    assert seen(Sampling(nucleus=0.81))[0] == {0, 1, 2}
+    assert seen(Sampling(0.01))[0] == {0}
+    assert seen(Sampling()) == ({0, 1, 2, 3}, pytest.approx(0.5, abs=1e-5))
+
+
+def test_illegal_tokens_have_no_probability():
+    logits = jnp.array([1.0, 2.0, 50.0])
+    np.testing.assert_allclose(jnp.exp(masked_log_softmax(logits, jnp.asarray(2))).sum(), 1.0, rtol=1e-6)
+
+
+def test_likelihood_sees_no_future(theta):
+    """At a fixed range, what is said of a trial depends on no later one; on a mask's far side nothing counts."""
+    task, learned = problem(range=fixed()), TINY.build()
+    _, whole = run(theta, task)
+    changed = whole._replace(x=whole.x.at[5:].set(whole.x[0]))
+    a, b = learned.log_prob(theta, task, whole), learned.log_prob(theta, task, changed)
+    for name in ("x", "y"):
+        np.testing.assert_allclose(a[name][:5], b[name][:5], atol=1e-6)
+    assert not np.allclose(a["x"][5:], b["x"][5:])
+    cut = learned.log_prob(theta, task, changed._replace(mask=jnp.arange(TRIALS) < 5))
+    np.testing.assert_allclose(cut["x"][:5], a["x"][:5], atol=1e-6)
+    assert np.all(cut["x"][5:] == 0) and np.all(cut["y"][5:] == 0)
+
+
+def test_likelihood_does_not_see_padding(theta):
+    """Of parameters beyond those in use, of trials beyond those read, and of the prompt."""
+    task, learned = problem(range=fixed()), TINY.build()
+    _, whole = run(theta, task)
+    expected = learned.log_prob(theta, task, whole)
+
+    def wider(a, value):
+        return jnp.concatenate([a, jnp.full(2, value, a.dtype)])
+
+    space = Space(*(wider(a, v) for a, v in zip(task.space, (0, 1, 0, 0, 1), strict=True)))
+    told = task.context
+    padded = told._replace(
+        token=wider(told.token, -1), slot=wider(told.slot, 0), parameters=jnp.asarray(3), reads=jnp.zeros(TRIALS * 4)
+    )
+    x = jnp.concatenate([whole.x, jnp.zeros((TRIALS, 1, 2))], -1)
+    found = learned.log_prob(theta, task._replace(space=space, context=padded), whole._replace(x=x))
+    for name in ("x", "y"):
+        np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
+
+
+def test_likelihood_does_not_see_units(theta):
+    """Bounds in other units, values in other units: the same study."""
+    space, learned = mixed(), TINY.build()
+    task = problem()
+    _, whole = run(theta, task)
+    expected = learned.log_prob(theta, task, whole)
+    other = space._replace(low=space.low * 1.0, high=space.high)
+    other = other._replace(low=other.low.at[0].set(100.0), high=other.high.at[0].set(140.0))
+    x = whole.x.at[..., 0].set(100 + 4 * (whole.x[..., 0] + 5))
+    value = Evaluation(3.0 * whole.evaluation.value - 7.0)
+    found = learned.log_prob(
+        theta, task._replace(space=other, context=stripped(other, "random")), whole._replace(x=x, evaluation=value)
+    )
+    for name in ("x", "y"):
+        np.testing.assert_allclose(found[name], expected[name], atol=2e-3)
+
+
+def test_encoder_is_blind_to_nothing(theta):
+    """Any change of the metadata changes what the decoder is told."""
+    net = TINY.network()
+
+    def encoded(**changes):
+        space = SearchSpace.from_dict(
+            {"lr": {"kind": "float", "low": 1e-4, "high": 1.0, "scale": "log"}, "opt": ["sgd", "adam"]}
+            | changes.pop("space", {})
+        )
+        told = prompt(
+            Record(space, **{"name": "convnet", "metric": "accuracy", "algorithm": "eagle"} | changes), room=160
+        )
+        return np.asarray(net.encode(theta, jnp.where(told.token < 0, -1, told.token + 16), told.slot).value[:, 0])
+
+    base = encoded()
+    np.testing.assert_array_equal(encoded(), base)
+    lr = {"kind": "float", "low": 1e-4, "high": 1.0, "scale": "log"}
+    for changes in (
+        {"name": "convnets"}, {"metric": "loss"}, {"goal": "maximize"}, {"algorithm": "random"},
+        {"space": {"opt": ["sgd", "adan"]}}, {"space": {"opt": ["sgd", "adam", "lion"]}},
+        {"space": {"lr": lr | {"low": 1e-5}}}, {"space": {"lr": lr | {"high": 2.0}}},
+        {"space": {"lr": lr | {"scale": "linear"}}}, {"space": {"depth": {"kind": "integer", "low": 1, "high": 4}}},
+    ):  # fmt: skip
+        assert np.max(np.abs(encoded(**changes) - base)) > 1e-4, changes
+
+
+def test_range():
+    values = jnp.array([3.0, jnp.nan, 5.0, jnp.inf, 4.0, 100.0])
+    used = jnp.arange(6) < 5
+    tokens = Range.of(values, used).tokens(values, TINY.vocabulary)
+    np.testing.assert_array_equal(tokens, [3, 16, 12, 16, 8, 15])
+    for odd in (jnp.full(6, 2.0), jnp.full(6, jnp.nan)):
+        tokens = Range.of(odd, used).tokens(odd, TINY.vocabulary)
+        assert np.all(tokens == (8 if np.isfinite(odd[0]) else 16))
+    huge = jnp.array([-3e38, 3e38, 0.0, 0, 0, 0])
+    assert np.all(Range.of(huge, used).tokens(huge, TINY.vocabulary) < 16)
+
+
+def test_a_new_extreme_is_read_again_and_nothing_else(theta):
+    """Between new extremes the range stays, and so does what was read."""
+    optimizer = TINY.build().bind(theta)
+    task = problem()
+    state = optimizer.init(jax.random.key(0), task)
+    seen = []
+    for t, value in enumerate([5.0, 1.0, 3.0, 2.0, 0.5, 7.0]):
+        x, state = jax.jit(optimizer.ask)(jax.random.key(t), state)
+        seen.append(float(state.range.anchor) if t else None)
+        assert int(state.fed) == t
+        state = optimizer.tell(jax.random.key(t), state, x, Evaluation(jnp.array([value])))
+        x, full = optimizer.ask(jax.random.key(t), state._replace(fed=jnp.asarray(-1)))
+        _, partial = optimizer.ask(jax.random.clone(jax.random.key(t)), state)
+        np.testing.assert_allclose(full.context.logits, partial.context.logits, atol=1e-5)
+    assert seen[1:] == [5.0, 1.0, 1.0, 1.0, 0.5]
+
+
+def test_longer_than_it_remembers(theta):
+    _, found = run(theta, problem(), trials=20)
+    assert np.all(jax.vmap(mixed().contains)(found.x[:, 0]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_dtypes_agree(theta, dtype):
+    config = TINY.model_copy(update={"dtype": dtype})
+    task = problem(range=fixed())
+    _, whole = run(theta, task)
+    found = config.build().log_prob(theta, task, whole)
+    expected = TINY.build().log_prob(theta, task, whole)
+    np.testing.assert_allclose(found["x"], expected["x"], atol=0.5 if dtype == "bfloat16" else 1e-6)
+    assert found["x"].dtype == jnp.float32
+    _, sampled = run(theta, task, config=config)
+    assert np.all(jax.vmap(mixed().contains)(sampled.x[:, 0]))
+
+
+@pytest.mark.parametrize("values", [[], [1.0, 1.0, 1.0], [np.nan, np.nan], [np.inf, 2.0, np.nan]])
+def test_odd_histories(theta, values):
+    optimizer = TINY.build().bind(theta)
+    state = optimizer.init(jax.random.key(0), problem())
+    for value in values:
+        x, state = optimizer.ask(jax.random.key(1), state)
+        state = optimizer.tell(jax.random.key(1), state, x, Evaluation(jnp.array([value])))
+    x, _ = optimizer.ask(jax.random.key(2), state)
+    assert mixed().contains(x[0])
+
+
+def test_odd_spaces(theta):
+    names = ["学習率 🎲", "n" * 500, '"<name>",&*|']
+    space = SearchSpace.from_dict(
+        {name: (0.0, 1.0) for name in names} | {"one": ["only"]} | {f"p{i}": (0, 1) for i in range(8)}
+    )
+    assert len(space) == 12
+    told = prompt(Record(space, name="ü" * 500))
+    optimizer = TINY.build().bind(theta)
+    state = optimizer.init(jax.random.key(0), Problem(space.space, space.space.low, context=told))
+    x, _ = optimizer.ask(jax.random.key(1), state)
+    assert set(space.from_point(np.asarray(x[0]))) == set(space.names)
+    many = SearchSpace.from_dict({f"p{i}": (0.0, 1.0) for i in range(SLOTS + 1)})
+    with pytest.raises(UserError, match="found 17 parameters, expected at most 16"):
+        prompt(Record(many))
+    with pytest.raises(UserError, match="needs a space with bounds"):
+        optimizer.init(jax.random.key(0), Problem(Space.free(), jnp.zeros(2)))
+
+
+def test_named_prompt_begins_like_a_stripped_one():
+    space = SearchSpace.from_dict({"a": (0.0, 1.0), "b": ["x", "y"]})
+    bare = stripped(space.space, "eagle")
+    named = prompt(Record(space, algorithm="eagle"))
+    assert isinstance(named, Prompt)
+    for slot in (0, 1):
+        kept = bare.token[(bare.slot == slot) & (bare.token >= 0)]
+        np.testing.assert_array_equal(named.token[named.slot == slot][: kept.size], kept)
+
+
+def test_tokens_of_a_slot_do_not_depend_on_the_number_of_parameters():
+    a = reading(jnp.zeros(7, jnp.int32), jnp.arange(-1, 6), jnp.asarray(2), jnp.asarray(2))
+    assert isinstance(a, Tokens)
+    np.testing.assert_array_equal(a.next_slot, [2, 3, SLOTS, 2, 3, SLOTS, 2])
+    np.testing.assert_array_equal(a.slot, [SLOTS + 1, 2, 3, SLOTS, 2, 3, SLOTS])
+    np.testing.assert_array_equal(a.trial, [0, 1, 1, 1, 2, 2, 2])
+    np.testing.assert_array_equal(a.next_trial, [1, 1, 1, 2, 2, 2, 3])
