@@ -1,5 +1,6 @@
 """How an optimizer is learned. Importing a file here registers its kinds."""
 
 from meta import estimator as estimator
+from meta import imports as imports
 from meta import objective as objective
 from meta import rollouts as rollouts

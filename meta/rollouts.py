@@ -2,10 +2,10 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from l2o.errors import UserError
 from l2o.optformer.vocabulary import ALGORITHMS
 from l2o.registry import Config, by_kind, nearest, register
 from l2o.unroll import queries_and_values, unroll
+from meta.dispatch import Clock, Part, Queue
 from meta.trajectories import Manifest, Studies, Writer, concatenate
 from tasks.family import FamilyConfig, Params, TaskFamily
 
@@ -91,24 +92,6 @@ class RolloutsConfig(SourceConfig):
 
     def record(self, directory, seed, document, report):
         return generate(self, directory, seed, document=document, report=report)
-
-
-class Part(NamedTuple):
-    """What is in one shard: studies of one teacher in one dimension.
-
-    Attributes:
-      number: of the shard.
-      teacher: index in the config.
-      dimension: of the tasks.
-      counts: studies of each family of that dimension.
-      batch: studies of a call, the same for all shards of a teacher and dimension, so that they are one program.
-    """
-
-    number: int
-    teacher: int
-    dimension: int
-    counts: tuple[int, ...]
-    batch: int
 
 
 def plan(config: RolloutsConfig, families: dict[int, list[TaskFamily]]) -> list[Part]:
@@ -259,7 +242,8 @@ def generate(
     writer = Writer(directory, manifest)
     missing = set(writer.missing)
     queue = Queue([part for part in recorder.plan if part.number in missing])
-    clock = Clock(config, queue, writer)
+    clock = Clock([teacher.name for teacher in config.teachers], queue)
+    total = sum(teacher.studies for teacher in config.teachers)
     stop, talking = threading.Event(), threading.Lock()
 
     def work(device: Device) -> None:
@@ -271,7 +255,9 @@ def generate(
                 return
             writer.add(part.number, studies)
             with talking:
-                report(clock.row(part, time.monotonic() - begun))
+                report({
+                    "studies": writer.manifest.studies, "total": total, **clock.row(part, time.monotonic() - begun)
+                })  # fmt: skip
 
     devices = jax.local_devices() if devices is None else devices
     with ThreadPoolExecutor(len(devices)) as pool:
@@ -281,51 +267,3 @@ def generate(
         finally:
             stop.set()
     return writer.manifest
-
-
-class Queue:
-    """Shards to be made, for several threads: each stays with one program as long as it can, as compiling is slow."""
-
-    def __init__(self, parts: Sequence[Part]):
-        self._lock = threading.Lock()
-        self._groups: dict[tuple[int, int], list[Part]] = {}
-        for part in parts:
-            self._groups.setdefault((part.dimension, part.teacher), []).append(part)
-        self._free = list(self._groups)
-
-    def take(self, last: Part | None) -> Part | None:
-        """The next shard for whom has made `last`; None when there is no other."""
-        with self._lock:
-            own = self._groups[last.dimension, last.teacher] if last else None
-            if not own and self._free:
-                own = self._groups[self._free.pop(0)]
-            own = own or max(self._groups.values(), key=len, default=None)
-            return own.pop(0) if own else None
-
-    def left(self) -> Iterator[Part]:
-        """What nobody has taken yet."""
-        with self._lock:
-            return iter([part for group in self._groups.values() for part in group])
-
-
-class Clock:
-    """Progress. Teachers differ in speed by orders of magnitude, so the time left is counted teacher by teacher."""
-
-    def __init__(self, config: RolloutsConfig, queue: Queue, writer: Writer):
-        self.config, self.queue, self.writer, self.begun = config, queue, writer, time.monotonic()
-        self.spent: dict[int, list[float]] = {}  # by teacher: seconds and studies
-
-    def row(self, part: Part, seconds: float) -> dict[str, Any]:
-        """What a shard that took so many seconds of one device says."""
-        teacher, studies = self.config.teachers[part.teacher], sum(part.counts)
-        spent = self.spent.setdefault(part.teacher, [0.0, 0])
-        spent[0], spent[1] = spent[0] + seconds, spent[1] + studies
-        usual = sum(s for s, _ in self.spent.values()) / sum(n for _, n in self.spent.values())
-        rates = {i: s / n for i, (s, n) in self.spent.items()}
-        ahead = sum(sum(p.counts) * rates.get(p.teacher, usual) for p in self.queue.left())
-        side_by_side = sum(s for s, _ in self.spent.values()) / max(time.monotonic() - self.begun, 1e-9)
-        return {
-            "shard": f"{teacher.name} d={part.dimension}", "studies": self.writer.manifest.studies,
-            "total": sum(t.studies for t in self.config.teachers), "per_second": studies / seconds,
-            "seconds_left": ahead / max(side_by_side, 1.0),
-        }  # fmt: skip

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from l2o.errors import UserError
 from l2o.optformer.vocabulary import ALGORITHMS
 from l2o.space import Space
-from meta.rollouts import Part, Queue, RolloutsConfig, by_dimension, generate, plan
+from meta.dispatch import Part, Queue
+from meta.rollouts import RolloutsConfig, by_dimension, generate, plan
 from meta.trajectories import ARRAYS, MANIFEST, Studies, concatenate, load, read_manifest
 
 TASK = {"kind": "bbob_mixed", "functions": ["sphere", "step_ellipsoid"], "dimensions": [1, 3], "noises": ["none"]}

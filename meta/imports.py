@@ -1,0 +1,244 @@
+"""Studies recorded elsewhere: Optuna's storages, and the evaluations of HPO-B."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+from pydantic import Field
+
+import l2o
+from l2o.errors import UserError
+from l2o.files import exists
+from l2o.optformer.vocabulary import ALGORITHMS
+from l2o.registry import register
+from l2o.searchspace import SearchSpace
+from meta.rollouts import SourceConfig
+from meta.trajectories import ARRAYS, Manifest, Studies, Writer, concatenate
+
+
+class Imported(NamedTuple):
+    """One study.
+
+    Attributes:
+      name, metric, goal: in words; the goal is "minimize" or "maximize".
+      space: of t points.
+      x: points in the coordinates of `space.space`.
+      y: the metric as it was measured; NaN where the evaluation failed.
+      origin: where it is from.
+    """
+
+    name: str
+    metric: str
+    goal: Literal["minimize", "maximize"]
+    space: SearchSpace
+    x: Float32[np.ndarray, "t d"]
+    y: Float64[np.ndarray, "t"]
+    origin: str
+
+
+class ImportConfig(SourceConfig):
+    """What all imports share.
+
+    Attributes:
+      algorithm: who chose the points, where that is known.
+      licence: of the studies, where that is known.
+      shard: most studies of a file.
+    """
+
+    algorithm: Literal[ALGORITHMS] = "unknown"  # pyright: ignore[reportInvalidTypeForm]
+    licence: str | None = None
+    shard: int = Field(default=4096, ge=1)
+
+    def read(self, seed: int) -> Iterable[Imported]:
+        """The studies, in an order that does not change.
+
+        Raises:
+          UserError: they cannot be read, or are of a sort that has no equal here.
+        """
+        raise TypeError(f"{type(self).__name__} does not define read()")
+
+    def record(self, directory, seed, document, report):
+        found = list(self.read(seed))
+        if not found:
+            raise UserError(f"source: kind {self.kind!r} found no study with a trial that has ended")
+        parts = [found[first : first + self.shard] for first in range(0, len(found), self.shard)]
+        origins = tuple(dict.fromkeys(study.origin for study in found))
+        manifest = Manifest(
+            made_with=l2o.__version__, seed=seed, config=document, origins=origins, licence=self.licence,
+            trials=max(len(study.y) for study in found), dimension=max(len(study.space) for study in found),
+            planned=len(parts),
+        )  # fmt: skip
+        writer = Writer(directory, manifest)
+        for number in writer.missing:
+            writer.add(number, packed(parts[number], origins, self.algorithm))
+        return writer.manifest
+
+
+def packed(found: list[Imported], origins: tuple[str, ...], algorithm: str) -> Studies:
+    """Arrays of several studies; values of a goal to maximize are negated."""
+    rows = []
+    for study in found:
+        space, d = study.space.space, len(study.space)
+        about = {"name": study.name, "metric": study.metric, "goal": study.goal, "space": study.space.to_dict()}
+        text = np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), np.uint8)
+        numbers = {
+            "length": len(study.y), "dimension": d, "algorithm": ALGORITHMS.index(algorithm),
+            "origin": origins.index(study.origin), "seed": 0,
+        }  # fmt: skip
+        y = single_precision(study.y if study.goal == "minimize" else -study.y)
+        arrays = {"x": study.x, "y": y, **{name: np.asarray(a) for name, a in space._asdict().items()}, **numbers}
+        shaped = {name: np.asarray(arrays[name], dtype)[None] for name, (_, dtype) in ARRAYS.items()}
+        rows.append(Studies(**shaped, text=text, text_end=np.array([len(text)], np.int64)))
+    return concatenate(rows, max(len(study.y) for study in found), max(len(study.space) for study in found))
+
+
+def single_precision(y: Float64[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
+    """NaN for what is infinite, or beyond single precision."""
+    with np.errstate(over="ignore"):
+        y = y.astype(np.float32)
+    return np.where(np.isfinite(y), y, np.float32(np.nan))
+
+
+@register
+class OptunaStudiesConfig(ImportConfig):
+    """Studies in a storage of Optuna.
+
+    Trials that failed or were pruned are failed evaluations; those in progress are left out, and so are those that
+    failed before all their parameters were chosen. A range is that of the study; conditional parameters and several
+    objectives are refused.
+
+    Attributes:
+      url: of the storage, such as sqlite:///optuna.db.
+      studies: names; all by default.
+    """
+
+    kind: Literal["optuna"] = "optuna"
+    url: str = "sqlite:///optuna.db"
+    studies: tuple[str, ...] = Field(default=(), strict=False)
+
+    def read(self, seed):
+        del seed
+        try:
+            import optuna
+        except ModuleNotFoundError:
+            raise UserError("Optuna is not installed, expected it to read its storages: pip install optuna") from None
+        before = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        try:
+            storage = _storage(self.url)
+            known = sorted(optuna.get_all_study_names(storage))
+            missing = [name for name in self.studies if name not in known]
+            if missing:
+                raise UserError(f"source.studies: {self.url} has no study {missing[0]!r}, only {', '.join(known)}")
+            studies = [optuna.load_study(study_name=name, storage=storage) for name in self.studies or known]
+            return [found for found in map(_optuna_study, studies) if found is not None]
+        finally:
+            optuna.logging.set_verbosity(before)
+
+
+def _storage(url: str) -> Any:
+    from optuna.storages import RDBStorage
+
+    file = url.removeprefix("sqlite:///")
+    if file != url and not exists(Path(file)):  # Optuna would create it
+        raise UserError(f"source.url: there is no file {file}, expected a database that Optuna wrote")
+    try:
+        return RDBStorage(url, skip_table_creation=True)
+    except Exception as error:  # of any database driver
+        raise UserError(f"source.url: {url} cannot be read: {str(error).splitlines()[0]}") from None
+
+
+def _optuna_study(study: Any) -> Imported | None:
+    where = f"study {study.study_name!r}"
+    if len(study.directions) > 1:
+        raise UserError(f"{where} has {len(study.directions)} objectives, expected one: leave it out of source.studies")
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    complete = [trial for trial in ended if trial.state.name == "COMPLETE"]
+    distributions = max((trial.distributions for trial in complete or ended), key=len, default={})
+    ended = [trial for trial in ended if trial.state.name == "COMPLETE" or len(trial.params) == len(distributions)]
+    if not distributions or not ended:
+        return None
+    for trial in ended:
+        if trial.distributions != distributions:
+            raise UserError(
+                f"{where}: trial {trial.number} has other parameters or ranges than others, and conditional spaces "
+                "are not supported yet: leave it out of source.studies"
+            )
+    try:
+        space = SearchSpace.from_optuna(distributions)
+        x = np.stack([space.to_point(trial.params) for trial in ended])
+        space.space  # noqa: B018, refuses what single precision cannot hold
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    y = np.array([trial.value if trial.state.name == "COMPLETE" else np.nan for trial in ended], np.float64)
+    metric = (study.metric_names or ["value"])[0]
+    return Imported(study.study_name, metric, study.direction.name.lower(), space, x, y, study.study_name)
+
+
+@register
+class HPOBConfig(ImportConfig):
+    """Evaluations of HPO-B (Pineda Arango et al. 2021): tables of machine learning methods on datasets.
+
+    A file is JSON, {search space: {dataset: {"X": points of the unit cube, "y": accuracies}}}. The rows of a table are
+    put in a random order, and every so many of them are a study.
+
+    Attributes:
+      path: of the file.
+      spaces: identifiers of search spaces; all by default.
+      trials: of a study.
+      most: studies of a table, at most.
+    """
+
+    kind: Literal["hpob"] = "hpob"
+    path: str = "meta-train-dataset.json"
+    spaces: tuple[str, ...] = Field(default=(), strict=False)
+    trials: int = Field(default=100, ge=1)
+    most: int = Field(default=100, ge=1)
+
+    def read(self, seed):
+        try:
+            tables = json.loads(Path(self.path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"source.path: {self.path} cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"source.path: {self.path} is not valid JSON: {error}") from None
+        missing = [name for name in self.spaces if name not in _table(tables, self.path)]
+        if missing:
+            raise UserError(f"source.spaces: {self.path} has no search space {missing[0]!r}")
+        for name in self.spaces or tables:
+            for dataset, table in _table(tables[name], f"{self.path}: {name}").items():
+                yield from self._studies(name, dataset, table, np.random.default_rng(seed))
+
+    def _studies(self, name: str, dataset: str, table: Any, rng: np.random.Generator) -> Iterator[Imported]:
+        where = f"{self.path}: {name}.{dataset}"
+        if not {"X", "y"} <= _table(table, where).keys():
+            raise UserError(f"{where}: found {', '.join(table) or 'nothing'}, expected X and y")
+        x, y = (_numbers(table[field], f"{where}.{field}") for field in ("X", "y"))
+        y = y.reshape(-1)
+        if x.ndim != 2 or len(x) != len(y) or not x.shape[1]:
+            raise UserError(f"{where}: found X of shape {list(x.shape)} and {len(y)} values, expected a row for each")
+        if not np.all((x >= 0) & (x <= 1)):
+            raise UserError(f"{where}.X: found numbers that are not between 0 and 1")
+        space = SearchSpace.from_dict({f"x{i}": (0.0, 1.0) for i in range(x.shape[1])})
+        order = rng.permutation(len(y))[: self.most * self.trials]
+        for first in range(0, len(order), self.trials):
+            rows = order[first : first + self.trials]
+            yield Imported(
+                name, "accuracy", "maximize", space, x[rows].astype(np.float32), y[rows], f"{name}/{dataset}"
+            )
+
+
+def _table(data: Any, where: str) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: found {type(data).__name__}, expected a table of HPO-B")
+    return data
+
+
+def _numbers(data: Any, where: str) -> Float64[np.ndarray, "..."]:
+    try:
+        return np.array(data, np.float64)
+    except (ValueError, TypeError):
+        raise UserError(f"{where}: expected an array of numbers") from None
