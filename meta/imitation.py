@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from l2o.errors import UserError
 from l2o.registry import register
 from meta.learner import Learner, LearnerConfig, specs
-from meta.parallel import AXIS, WHOLE, mesh
+from meta.parallel import AXIS, DIVIDED, WHOLE, mesh
 from meta.recorded import Recorded
 from tasks.family import TaskFamily, Wrapper
 
@@ -21,7 +21,7 @@ class ImitationConfig(LearnerConfig):
 
     Studies are drawn anew in each meta-step: cut at a random trial, so that they fall into one of the buckets by
     length, and augmented, see `meta.recorded.Recorded`. `meta.tasks` is the number of studies in a meta-step on the
-    longest bucket; on shorter ones it is as many more as keep the number of tokens.
+    longest bucket; on one of a half of its length it is twice that, and so on.
 
     Attributes:
       learning_rate: peak, positive.
@@ -40,7 +40,7 @@ class ImitationConfig(LearnerConfig):
     warmup: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=0.01, ge=0)
     clip: float = Field(default=1.0, gt=0)
-    buckets: tuple[int, ...] = Field(default=(64, 128, 200), min_length=1, strict=False)
+    buckets: tuple[int, ...] = Field(default=(50, 100, 200), min_length=1, strict=False)
     x_weight: float = Field(default=1.0, ge=0)
     y_weight: float = Field(default=1.0, ge=0)
 
@@ -79,44 +79,42 @@ class ImitationConfig(LearnerConfig):
 
             return [jnp.sum(a) for a in jax.vmap(one)(keys)]
 
-        def loss(theta, keys, family, i):
-            x, y, coordinates, trials = negative(theta, keys, family, i)
-            total = self.x_weight * x + self.y_weight * y
-            weight = self.x_weight * coordinates + self.y_weight * trials
-            return total / weight, jnp.stack([x, y, coordinates, trials])
+        def total(theta, keys, family, i):
+            sums = negative(theta, keys, family, i)
+            return self.x_weight * sums[0] + self.y_weight * sums[1], jnp.stack(sums)
 
         def init(key, family, theta):
             del family
             return self.begin(theta, transformation.init(theta), jax.random.key_data(key))
 
-        def on(i):
-            count = max(tasks * self.buckets[-1] // self.buckets[i] // chosen.size, 1)
+        counts = [tasks * (self.buckets[-1] // length) for length in self.buckets]
 
-            def estimate(theta, data, family):
-                key = jax.random.fold_in(jax.random.wrap_key_data(data), jax.lax.axis_index(AXIS))
-                keys = jax.random.split(key, count)
-                (value, sums), gradient = jax.value_and_grad(loss, has_aux=True)(theta, keys, family, i)
-                return value, sums, gradient
+        def on(i):
+            def estimate(theta, keys, family):
+                (_, sums), gradient = jax.value_and_grad(total, has_aux=True)(theta, keys[i], family, i)
+                return sums, gradient
 
             return estimate
 
         branches = [on(i) for i in range(len(self.buckets))]
 
-        def shared(theta, data, family, i):
-            value, sums, gradient = jax.lax.switch(i, branches, theta, data, family)
-            return jax.lax.pmean(value, AXIS), jax.lax.psum(sums, AXIS), jax.lax.pmean(gradient, AXIS)
+        def shared(theta, keys, family, i):
+            return jax.lax.psum(jax.lax.switch(i, branches, theta, keys, family), AXIS)
 
+        # check_vma=False: with it, grad inside would be summed over devices once more, silently
         shared = jax.shard_map(
-            shared, mesh=chosen, in_specs=(WHOLE, WHOLE, WHOLE, WHOLE), out_specs=WHOLE, check_vma=False
+            shared, mesh=chosen, in_specs=(WHOLE, DIVIDED, WHOLE, WHOLE), out_specs=WHOLE, check_vma=False
         )
 
         def step(state, family):
             key = jax.random.fold_in(jax.random.wrap_key_data(state.estimator), state.step)
-            bucket_key, study_key = jax.random.split(key)
-            i = jax.random.randint(bucket_key, (), 0, len(self.buckets))
-            value, (x, y, coordinates, trials), gradient = shared(
-                state.theta, jax.random.key_data(study_key), family, i
-            )
+            bucket_key, *study_keys = jax.random.split(key, 1 + len(counts))
+            i = jax.random.randint(bucket_key, (), 0, len(counts))
+            keys = [jax.random.split(key, count) for key, count in zip(study_keys, counts, strict=True)]
+            (x, y, coordinates, trials), gradient = shared(state.theta, keys, family, i)
+            weight = self.x_weight * coordinates + self.y_weight * trials
+            value = (self.x_weight * x + self.y_weight * y) / weight
+            gradient = jax.tree.map(lambda g: g / weight, gradient)
             norm = optax.tree.norm(gradient)
             updates, optimizer = transformation.update(gradient, state.optimizer, state.theta)
             theta = optax.apply_updates(state.theta, updates)

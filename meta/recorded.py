@@ -99,7 +99,8 @@ class Recorded(TaskFamily):
 
     def sample(self, key):
         """A random study for training, of leading axis 1 less."""
-        return jax.tree.map(lambda a: a[jax.random.choice(key, self.train)], self.studies)
+        row = jax.random.choice(key, self.train)
+        return jax.tree.map(lambda a: a[row], self.studies)
 
     def task(self, params):
         """The study again: the value of a point is that of the trial that was nearest to it in the unit cube."""
@@ -129,9 +130,8 @@ class Recorded(TaskFamily):
         index, total = (self.test, self.test_total) if held_out else (self.train, self.train_total)
         which, cut, scale_key, low_key, order_key, first_key, name_key, algorithm_key = jax.random.split(key, 8)
         start = jnp.minimum(jnp.searchsorted(total, above, side="right"), total.size - 1)
-        study: Records = jax.tree.map(
-            lambda a: a[index[jax.random.randint(jax.random.clone(which), (), start, total.size)]], self.studies
-        )
+        row = index[jax.random.randint(which, (), start, total.size)]
+        study: Records = jax.tree.map(lambda a: a[row], self.studies)
         d, tokens = study.x.shape[1], study.dimension + 1
         rows = min(most // 2, study.y.shape[0])
         highest = jnp.minimum(jnp.minimum(study.length, most // tokens), rows)
