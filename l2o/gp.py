@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 TINY = 1e-12  # variance below which a prediction counts as certain
 
@@ -23,6 +23,7 @@ class Prior(NamedTuple):
       noise: variance of an observation around the function; positive, it also keeps the matrices well-conditioned.
       mean: of the function.
       matern: 1 for the Matern-5/2 kernel, 0 for the squared exponential, in between a mixture of both.
+      categories: which inputs are categories: any two of them are 1 apart. None: no input is.
     """
 
     length_scale: Float[Array, "d"]
@@ -30,11 +31,15 @@ class Prior(NamedTuple):
     noise: Float[Array, ""] | float = 1e-5
     mean: Float[Array, ""] | float = 0.0
     matern: Float[Array, ""] | float = 1.0
+    categories: Bool[Array, "d"] | None = None
 
 
 def covariance(prior: Prior, a: Float[Array, "n d"], b: Float[Array, "m d"]) -> Float[Array, "n m"]:
     """Covariance of the function at two sets of points, without the noise."""
-    difference = (a[:, None] - b[None]) / prior.length_scale[None, None]
+    difference = a[:, None] - b[None]
+    if prior.categories is not None:
+        difference = jnp.where(prior.categories[None, None], jnp.sign(jnp.abs(difference)), difference)
+    difference = difference / prior.length_scale[None, None]
     squared = jnp.sum(difference**2, -1)
     positive = squared > 0
     distance = jnp.sqrt(5 * jnp.where(positive, squared, 1.0))  # the gradient of a root at 0 is not finite

@@ -2,6 +2,10 @@
 
 As in Spearmint (Snoek, Larochelle and Adams 2012): a Matern-5/2 kernel with a length scale for each dimension, fitted
 anew for every proposal; then the acquisition function is climbed from the best of many random points.
+
+In a mixed space any two values of a category are equally far from each other, and the acquisition function is that of
+the points that can be evaluated. Where there are no real numbers, no point is proposed again before all were seen that
+are candidates.
 """
 
 import math
@@ -11,24 +15,26 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from pydantic import Field
 
-from l2o.baselines.search import SobolConfig, need_bounds
-from l2o.core import BaselineConfig, Optimizer, in_unit_cube
+from l2o.baselines.flat import over_flat_points
+from l2o.baselines.search import SobolConfig
+from l2o.core import BaselineConfig, Optimizer
 from l2o.errors import UserError
 from l2o.gp import Posterior, Prior, log_expected_improvement, log_likelihood
 from l2o.registry import register
-from l2o.space import X
+from l2o.space import Space
+
+REPEATED = 1e4  # above differences of an acquisition function, and small enough not to round them away
 
 
 class GPState(NamedTuple):
     """What has been observed, in the unit cube.
 
     Attributes:
+      space: a mixed one.
       design: state of the sequence that the first points come from.
-      start: a point, for its structure.
       prior: the given one, or the one last fitted to standardised values.
       x: points.
       y: values as they were told, also those of failed evaluations.
@@ -36,8 +42,8 @@ class GPState(NamedTuple):
       asked: proposals made.
     """
 
+    space: Space
     design: Any
-    start: X
     prior: Prior
     x: Float[Array, "n d"]
     y: Float[Array, "n"]
@@ -53,7 +59,8 @@ class GPConfig(BaselineConfig):
 
     Attributes:
       max_trials: room for observations.
-      initial: points of a Sobol sequence that come first.
+      initial: points that come before those of the model.
+      first: "sobol": these are of a Sobol sequence; "centre": they are, after the centre of the space, as in Vizier.
       prior: "fit" finds the hyperparameters for every proposal, "given" reads the true ones from `problem.context`,
         an `l2o.gp.Prior` of the unit cube and of values as they are: an oracle.
       fit_steps: Adam steps on the posterior of the hyperparameters, from those of the last proposal.
@@ -63,6 +70,7 @@ class GPConfig(BaselineConfig):
 
     max_trials: int = Field(default=128, ge=1, le=4096)
     initial: int = Field(default=5, ge=1)
+    first: Literal["sobol", "centre"] = "sobol"
     prior: Literal["fit", "given"] = "fit"
     fit_steps: int = Field(default=10, ge=1)
     candidates: int = Field(default=512, ge=8)
@@ -76,21 +84,20 @@ class GPConfig(BaselineConfig):
         design = SobolConfig(max_trials=self.initial).build()
 
         def init(key, problem):
-            need_bounds(self.kind, problem)
             if self.prior == "given" and not isinstance(problem.context, Prior):
                 raise UserError(f'{self.kind} with prior = "given" needs an l2o.gp.Prior as the context of the problem')
-            start = jax.tree.map(jnp.asarray, problem.start)
-            size = ravel_pytree(start)[0].size
+            size, zero = problem.start.size, jnp.zeros((), jnp.int32)
             prior = problem.context if self.prior == "given" else unpack(centre(size))
-            zero = jnp.zeros((), jnp.int32)
-            prior = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), prior)
+            numbers = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), prior._replace(categories=None))
+            categories = ~problem.space.ordered if self.prior == "fit" else prior.categories
+            prior = numbers._replace(categories=categories)
             if prior.length_scale.shape != (size,):
                 raise UserError(
                     f"{self.kind}: the given prior has length scales of shape {prior.length_scale.shape}, expected"
                     f" one for each of {size} coordinates"
                 )
             x, y = jnp.zeros((self.max_trials, size)), jnp.zeros(self.max_trials)
-            return GPState(design.init(key, problem), start, prior, x, y, zero, zero)
+            return GPState(problem.space, design.init(key, problem), prior, x, y, zero, zero)
 
         def propose(key, state):
             used = jnp.arange(self.max_trials) < state.filled
@@ -103,25 +110,32 @@ class GPConfig(BaselineConfig):
             # what the model believes at the points observed: y - noise K^-1 (y - mean)
             believed = jnp.where(used, y - prior.noise * (posterior.white @ posterior.inverse), jnp.inf)
             best = jnp.where(state.filled > 0, jnp.min(believed), prior.mean)
-            leaders = state.x[jax.lax.top_k(-believed, min(4, self.max_trials))[1]]
+            rows = jax.lax.top_k(-believed, min(4, self.max_trials))[1]
+            leaders = state.x[jnp.where(used[rows], rows, rows[0])]
+
+            countable = jnp.all(state.space.levels > 0)
 
             def score(u):
-                return self.acquisition(*posterior.predict(u), best)
+                apart = jnp.max(jnp.abs(u[:, None] - state.x[None]), 2)
+                repeated = countable & jnp.any(used[None] & (apart < 1e-6), 1)
+                return self.acquisition(*posterior.predict(u), best) - jnp.where(repeated, REPEATED, 0.0)
 
-            unit = maximise(key, score, leaders, self.candidates, self.ascent_steps)
-            return ravel_pytree(state.start)[1](unit), state._replace(prior=prior)
+            unit = maximise(key, score, leaders, self.candidates, self.ascent_steps, state.space)
+            return state.space.from_unit(unit), state._replace(prior=prior)
 
         def begin(key, state):
             x, inner = design.ask(key, state.design)
-            return jax.tree.map(lambda a: a[0], x), state._replace(design=inner)
+            centre = state.space.from_unit(jnp.full_like(x[0], 0.5))
+            central = (self.first == "centre") & (state.asked == 0)
+            return jnp.where(central, centre, x[0]), state._replace(design=inner)
 
         def ask(key, state):
             x, state = jax.lax.cond(state.asked < self.initial, begin, propose, key, state)
-            return jax.tree.map(lambda a: a[None], x), state._replace(asked=state.asked + 1)
+            return x[None], state._replace(asked=state.asked + 1)
 
         def tell(key, state, x, evaluation):
             del key
-            points = jax.vmap(lambda point: ravel_pytree(point)[0])(x)
+            points = jax.vmap(state.space.to_unit)(x)
 
             def insert(state, told):
                 point, value = told
@@ -132,7 +146,7 @@ class GPConfig(BaselineConfig):
 
             return jax.lax.scan(insert, state, (points, evaluation.value.astype(jnp.float32)))[0]
 
-        return in_unit_cube(Optimizer(init, ask, tell))
+        return over_flat_points(self.kind, Optimizer(init, ask, tell))
 
 
 @register
@@ -148,6 +162,11 @@ class GPEIConfig(GPConfig):
 @register
 class GPUCBConfig(GPConfig):
     """The confidence bound (Srinivas et al. 2010), which for a minimum is the lower one.
+
+    Vizier's, which Chen et al. (2022) imitate, is that of `first = "centre"`, `initial = 1` and `beta = 3.24`, but for
+    its search for the highest acquisition, which there is the eagle strategy. With `fit_steps = 5`, `candidates = 128`
+    and `ascent_steps = 10` a run takes half the time that it takes with the defaults, and up to four dimensions its
+    points are as good.
 
     Attributes:
       beta: squared width of the bound in standard deviations.
@@ -185,28 +204,32 @@ def fit(prior: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[A
     size = x.shape[1]
     starts = [pack(prior), *(centre(size, scale) for scale in (0.3, 0.1, 0.03))]
     starts = jax.tree.map(lambda *a: jnp.stack(a), *starts)
-    probable = jax.vmap(lambda raw: log_posterior(raw, x, y, count))(starts)
+    probable = jax.vmap(lambda raw: log_posterior(raw, x, y, count, prior.categories))(starts)
     raw = jax.tree.map(lambda a: a[jnp.nanargmax(probable)], starts)  # NaN where a matrix is too near to a singular one
     # in nats; below eps a slope is rounding, which Adam would enlarge to a step of full length
     tx = optax.adam(optax.cosine_decay_schedule(0.1, steps, alpha=0.1), eps=1e-2)
 
     def step(carry, _):
         raw, moments = carry
-        gradient = jax.grad(lambda raw: -log_posterior(raw, x, y, count))(raw)
+        gradient = jax.grad(lambda raw: -log_posterior(raw, x, y, count, prior.categories))(raw)
         gradient = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0.0), gradient)
         updates, moments = tx.update(gradient, moments)
         return (within_limits(jax.tree.map(jnp.add, raw, updates)), moments), None
 
     (raw, _), _ = jax.lax.scan(step, (raw, tx.init(raw)), length=steps)
-    return unpack(raw)
+    return unpack(raw)._replace(categories=prior.categories)
 
 
-def log_posterior(raw: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""]) -> Float[Array, ""]:
+def log_posterior(
+    raw: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""],
+    categories: Bool[Array, "d"] | None = None,
+) -> Float[Array, ""]:  # fmt: skip
     """Of hyperparameters as `pack` gives them, up to a constant; they are normal around `centre` a priori."""
     expected = centre(x.shape[1])
     scales = jnp.sum(((raw.length_scale - expected.length_scale) / 0.8) ** 2)
     variance, noise = (raw.variance - expected.variance) / 1.5, (raw.noise - expected.noise) / 2.0
-    return log_likelihood(unpack(raw), x, y, count) - 0.5 * (scales + variance**2 + noise**2 + raw.mean**2)
+    prior = unpack(raw)._replace(categories=categories)
+    return log_likelihood(prior, x, y, count) - 0.5 * (scales + variance**2 + noise**2 + raw.mean**2)
 
 
 def within_limits(raw: Prior) -> Prior:
@@ -239,9 +262,12 @@ def unpack(raw: Prior) -> Prior:
 
 def maximise(
     key: PRNGKeyArray, score: Callable[[Float[Array, "m d"]], Float[Array, "m"]], leaders: Float[Array, "k d"],
-    candidates: int, steps: int, starts: int = 4,
+    candidates: int, steps: int, space: Space | None = None, starts: int = 4,
 ) -> Float[Array, "d"]:  # fmt: skip
     """The point of the unit cube with the largest score that is found.
+
+    In a mixed space that is a point that can be evaluated: others are moved to the nearest one before they are scored.
+    A step of the ascent follows the gradient there; categories have none.
 
     Args:
       key: decides the candidates.
@@ -249,23 +275,34 @@ def maximise(
       leaders: points near which it is often large.
       candidates: uniform ones; there are a quarter as many around the leaders, at distances of all magnitudes.
       steps: of gradient ascent by Adam, from the best `starts` of both sorts.
+      space: a mixed one; None for a cube of real numbers.
+      starts: see `steps`.
     """
+
+    def nearest(u):
+        if space is None or space.levels is None:
+            return u
+        return jnp.where(space.levels[None] > 0, jax.vmap(space.to_unit)(jax.vmap(space.from_unit)(u)), u)
+
     size, local = leaders.shape[1], candidates // 4
-    wide_key, which_key, width_key, normal_key = jax.random.split(key, 4)
-    wide = jax.random.uniform(wide_key, (candidates, size))
+    wide_key, which_key, width_key, normal_key, anew_key, other_key = jax.random.split(key, 6)
+    wide = nearest(jax.random.uniform(wide_key, (candidates, size)))
     centres = leaders[jax.random.randint(which_key, (local,), 0, leaders.shape[0])]
     width = 10 ** jax.random.uniform(width_key, (local, 1), minval=-3.0, maxval=-0.5)
     near = jnp.clip(centres + width * jax.random.normal(normal_key, (local, size)), 0.0, 1.0)
+    if space is not None and space.ordered is not None:
+        anew = ~space.ordered[None] & jax.random.bernoulli(anew_key, 0.2, near.shape)
+        near = nearest(jnp.where(anew, jax.random.uniform(other_key, near.shape), near))
     wide, near = (u[jax.lax.top_k(score(u), min(starts, u.shape[0]))[1]] for u in (wide, near))
     first = jnp.concatenate([wide, near])
     tx = optax.adam(optax.exponential_decay(0.03, max(steps, 1), 0.01))
 
     def climb(carry, _):
         u, moments = carry
-        gradient = jax.grad(lambda u: -jnp.sum(score(u)))(u)
+        gradient = jax.grad(lambda u: -jnp.sum(score(u)))(nearest(u))
         updates, moments = tx.update(jnp.where(jnp.isfinite(gradient), gradient, 0.0), moments)
         return (jnp.clip(u + updates, 0.0, 1.0), moments), None
 
     (last, _), _ = jax.lax.scan(climb, (first, tx.init(first)), length=steps)
-    found = jnp.concatenate([first, last])
+    found = jnp.concatenate([first, nearest(last)])
     return found[jnp.argmax(score(found))]

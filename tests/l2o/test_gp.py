@@ -54,6 +54,17 @@ def test_a_mixed_kernel_lies_between():
     np.testing.assert_allclose(covariance(prior(0.25), x, x), ends, rtol=1e-9)
 
 
+def test_categories_are_one_apart_whatever_their_numbers():
+    x = data(5)[0]
+    coded, flags = x.at[:, 1].set(jnp.array([0.1, 0.5, 0.1, 0.9, 0.5])), jnp.array([False, True, False])
+    for far in (0.0, 1.0):  # both kinds of pairs against points that are so far apart
+        same = coded[:, None, 1] == coded[None, :, 1]
+        reference = covariance(prior(), x.at[:, 1].set(0.0), x.at[:, 1].set(far))
+        found = covariance(prior()._replace(categories=flags), coded, coded)
+        chosen = same if far == 0 else ~same
+        np.testing.assert_allclose(np.asarray(found)[chosen], np.asarray(reference)[chosen], rtol=1e-9)
+
+
 def test_covariance_has_a_finite_gradient_at_distance_zero():
     x = data(4)[0]
     gradient = jax.grad(lambda x: covariance(prior(), x, x).sum())(x)

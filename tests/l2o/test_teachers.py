@@ -13,8 +13,10 @@ import l2o
 from l2o import Evaluation, Problem, Space, Task, UserError, unroll
 from l2o.baselines.evosax import OneByOneConfig, SepCMAESConfig
 from l2o.baselines.flat import flat_space, other_values
+from l2o.baselines.gp import GPUCBConfig, maximise
 from l2o.baselines.grid import GridConfig, ShuffledGridConfig, draw
 from l2o.baselines.mutation import HillClimbingConfig, RegularizedEvolutionConfig, mutate
+from l2o.baselines.search import SobolConfig
 from l2o.space import LINEAR, LOG, REVERSE_LOG
 
 
@@ -35,18 +37,8 @@ THREE = mixed(REAL, CATEGORY, LOGARITHMIC)
 ALL = mixed(REAL, ONE, CATEGORY, WHOLE, STEEP, (1e-3, 1.0, 0, REVERSE_LOG, True), (1.0, 9.0, 9, LOG, True))
 BOX = Space.box({"a": jnp.array([-1.0, 0.0]), "b": jnp.float32(2.0)}, {"a": jnp.ones(2), "b": jnp.float32(7.0)})
 SINGLE = [mixed(LOGARITHMIC), mixed(CATEGORY), mixed(ONE)]
-TEACHERS = {
-    kind: l2o.kinds(l2o.BaselineConfig)[kind]
-    for kind in (
-        "random",
-        "grid",
-        "shuffled_grid",
-        "hill_climbing",
-        "regularized_evolution",
-        "eagle",
-        "evolution_strategy",
-    )
-}
+KINDS = ("random", "grid", "shuffled_grid", "hill_climbing", "regularized_evolution", "eagle", "evolution_strategy")
+TEACHERS = {kind: l2o.kinds(l2o.BaselineConfig)[kind]() for kind in KINDS}
 every_teacher = pytest.mark.parametrize("kind", TEACHERS)
 
 
@@ -97,14 +89,14 @@ def test_proposals_lie_in_the_space_whatever_fails(kind, space):
         value = sphere(space)(x)
         return jnp.where(value > 0.3, jnp.nan, jnp.where(value < 0.1, jnp.inf, value))
 
-    x, _ = run(TEACHERS[kind]().build(), space, failing, 40)
+    x, _ = run(TEACHERS[kind].build(), space, failing, 40)
     assert jax.vmap(space.contains)(x).all()
 
 
 @every_teacher
 def test_many_runs_at_once_are_the_runs_one_by_one(kind):
     """Of spaces of one coordinate: a real number, a category, and a category that leaves no choice."""
-    play = player(TEACHERS[kind]().build(), steps=40)
+    play = player(TEACHERS[kind].build(), steps=40)
     keys = jax.vmap(jax.random.key)(jnp.arange(3))
     many, one = jax.jit(jax.vmap(play))(jax.tree.map(lambda *a: jnp.stack(a), *SINGLE), keys), jax.jit(play)
     for i, space in enumerate(SINGLE):
@@ -116,7 +108,7 @@ def test_many_runs_at_once_are_the_runs_one_by_one(kind):
 @pytest.mark.parametrize("kind", [kind for kind in TEACHERS if kind != "evolution_strategy"])
 def test_no_bounds_are_refused(kind):
     with pytest.raises(UserError, match=f"{kind} needs a space with bounds"):
-        TEACHERS[kind]().build().init(jax.random.key(0), Problem(Space.free(), jnp.zeros(2)))
+        TEACHERS[kind].build().init(jax.random.key(0), Problem(Space.free(), jnp.zeros(2)))
 
 
 # --- grids
@@ -341,3 +333,59 @@ def test_results_out_of_order_and_several_at_once_make_generations():
         for expected in (2, 10):
             x, state = optimizer.ask(jax.random.key(expected), state)
             np.testing.assert_array_equal(x, [expected])
+
+
+# --- Gaussian processes
+
+
+@pytest.mark.parametrize("spaces", [[ALL], SINGLE], ids=["mixed", "single"])
+def test_gp_ucb_proposes_points_of_the_space_whatever_fails(spaces):
+    optimizer = GPUCBConfig(max_trials=8, first="centre", initial=1, fit_steps=2, candidates=16, ascent_steps=2).build()
+    play = player(optimizer, lambda x: jnp.where(x[0] > 0.5, jnp.nan, x[0]), steps=12)
+    stacked, keys = jax.tree.map(lambda *a: jnp.stack(a), *spaces), jax.vmap(jax.random.key)(jnp.arange(len(spaces)))
+    x, _ = jax.jit(jax.vmap(play))(stacked, keys)
+    for points, space in zip(x, spaces, strict=True):
+        assert jax.vmap(space.contains)(points).all()
+
+
+def test_the_centre_may_come_before_the_design():
+    space = mixed(REAL, LOGARITHMIC, WHOLE)
+    x, _ = run(GPUCBConfig(max_trials=8, first="centre", initial=3).build(), space, steps=3)
+    design, _ = run(SobolConfig(max_trials=3).build(), space, steps=3)
+    np.testing.assert_allclose(x[0], [0.5, 1e-2, 4.0], rtol=1e-5)
+    np.testing.assert_array_equal(x[1:], design[1:])
+
+
+def test_the_acquisition_is_that_of_points_that_can_be_evaluated():
+    space = mixed((0.0, 1.0, 0, LINEAR, True), (0.0, 3.0, 4, LINEAR, True), (0.0, 2.0, 3, LINEAR, False))
+    top, seen = jnp.array([0.123, 0.3, 5 / 6]), []
+
+    def score(u):
+        seen.append(u)
+        return -jnp.sum((u - top[None]) ** 2, 1)
+
+    found = maximise(jax.random.key(0), score, jnp.full((2, 3), 0.5), candidates=256, steps=40, space=space)
+    np.testing.assert_allclose(found, [0.123, 0.375, 5 / 6], atol=1e-2)
+    scored = np.concatenate([np.asarray(u) for u in seen if not isinstance(u, jax.core.Tracer)])
+    assert len(scored) > 256
+    np.testing.assert_allclose(np.abs(scored[:, 1:2] - np.array([1, 3, 5, 7]) / 8).min(1), 0, atol=1e-6)
+
+
+def test_where_points_can_be_counted_gp_ucb_does_not_repeat_them():
+    optimizer = GPUCBConfig(max_trials=12, initial=1, fit_steps=2, candidates=64, ascent_steps=2).build()
+    x, _ = run(optimizer, mixed(CATEGORY, WHOLE), steps=12)
+    assert len(set(rows(x))) == 12
+
+
+def test_searches_that_look_at_values_beat_random_search():
+    best, settings = {}, {"fit_steps": 5, "candidates": 128, "ascent_steps": 10}
+    published = GPUCBConfig(max_trials=40, first="centre", initial=1, beta=3.24, **settings)
+    for kind in ("random", "hill_climbing", "eagle", "evolution_strategy", "gp_ucb"):
+        config = published if kind == "gp_ucb" else TEACHERS[kind]
+        x, values = run(config.build(), THREE, steps=40, seed=range(32))
+        best[kind] = np.median(np.asarray(values).min(1))
+    np.testing.assert_allclose(x[:, 0], np.tile([[0.5, 1.0, 1e-2]], (32, 1)), rtol=1e-5)
+    assert len(np.unique(x[:, 1, 0])) > 1  # the model's, from the second one on
+    random, gp_ucb = best.pop("random"), best.pop("gp_ucb")
+    assert max(best.values()) < 0.5 * random
+    assert gp_ucb < 0.1 * min(best.values())
