@@ -1,5 +1,6 @@
 """Reading trials into a cache and continuing them, token by token, with none that is illegal at its place."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -46,11 +47,13 @@ class Study(NamedTuple):
       memory: the encoded metadata.
       sizes: legal tokens of each parameter.
       first: slot of the first parameter.
+      start: the token that stands before all trials; an array, so that a study is data.
     """
 
     memory: Keys
     sizes: Int[Array, "d"]
     first: Int[Array, ""]
+    start: Int[Array, ""]
 
 
 def masked_log_softmax(logits: Float[Array, "... outputs"], size: Int[Array, "..."]) -> Float[Array, "... outputs"]:
@@ -79,29 +82,43 @@ def draw(
 
 
 def begin(network: Network, theta: Theta, study: Study, tokens: Int[Array, "n"], count: Int[Array, ""]) -> Context:
-    """Read the first `count` of n tokens, of which the first is the start token; the context has room for n."""
-    entries = reading(tokens, jnp.arange(tokens.size) - 1, study.first, jnp.asarray(study.sizes.size))
+    """Read the start token and the first `count` of n tokens of trials; the context has room for 1 + n.
+
+    Only whole trials may be counted.
+    """
+    position = jnp.arange(tokens.size + 1) - 1
+    entries = reading(_stands(tokens, 0), position, study.start, study.first, jnp.asarray(study.sizes.size))
     logits, keys = network.decode(theta, entries, study.memory, ())
-    return Context(keys._replace(mask=jnp.arange(tokens.size) < count), count, logits[count - 1])
+    return Context(keys._replace(mask=position < count), 1 + count, logits[count])
 
 
-def read(
-    network: Network, theta: Theta, study: Study, context: Context, tokens: Int[Array, "n"], count: Int[Array, ""]
-) -> Context:
-    """Read the first `count` of n tokens, at least one, behind those that were read; there must be room for all n."""
-    position = context.filled + jnp.arange(tokens.size) - 1
-    entries = reading(tokens, position, study.first, jnp.asarray(study.sizes.size))
-    logits, made = network.decode(theta, entries, study.memory, (context.keys,))
-    filled = context.filled + count
-
-    def insert(whole, part):
-        return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), context.filled, axis=1)
-
-    keys = Keys(
-        insert(context.keys.key, made.key), insert(context.keys.value, made.value),
-        jnp.arange(context.keys.mask.size) < filled,
+def read(network: Network, theta: Theta, study: Study, context: Context, tokens: Int[Array, "n"]) -> Context:
+    """Read n tokens of whole trials behind those that were read; there must be room for them."""
+    begun = context.filled - 1
+    entries = reading(
+        _stands(tokens, begun), begun + jnp.arange(tokens.size), study.start, study.first,
+        jnp.asarray(study.sizes.size),
     )  # fmt: skip
-    return Context(keys, filled, logits[count - 1])
+    logits, made = network.decode(theta, entries, study.memory, (context.keys,))
+    filled = context.filled + tokens.size
+    return Context(_insert(context.keys, made, context.filled, filled), filled, logits[-1])
+
+
+def _stands(tokens: Int[Array, "n"], begun: Int[Array, ""] | int) -> Callable:
+    """What stands at a position, where these tokens begin at `begun`."""
+    return lambda position: tokens[jnp.clip(position - begun, 0, tokens.size - 1)]
+
+
+def _insert(keys: Keys, made: Keys, at: Int[Array, ""], filled: Int[Array, ""]) -> Keys:
+    """Rows that were made put at a row of others, of which the first `filled` then count."""
+
+    def put(whole, part, axis):
+        return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), at, axis=axis)
+
+    return Keys(
+        put(keys.key, made.key, 1), put(keys.value, made.value, 1), put(keys.outcome, made.outcome, 1),
+        put(keys.trial, made.trial, 0), jnp.arange(keys.mask.size) < filled,
+    )  # fmt: skip
 
 
 def propose(
@@ -112,21 +129,22 @@ def propose(
     Returns:
       Their tokens, the log-probabilities that those were drawn with, and the logits of the value that would come next.
     """
-    d, layers = study.sizes.size, context.keys.key.shape[0]
-    own = jax.tree.map(lambda a: jnp.zeros((layers, d, *a.shape[2:]), a.dtype), context.keys._replace(mask=()))
-    period = jnp.asarray(d)
+    d, position = study.sizes.size, context.filled - 1
+    own = jax.tree.map(lambda a: jnp.zeros_like(a[:, :d]), context.keys._replace(trial=None, mask=None))
+    own = own._replace(trial=jnp.zeros(d, jnp.int32), mask=jnp.zeros(d, bool))
 
     def step(carry, place):
-        (logits, keys, values), (i, data) = carry, place
+        (logits, own, tokens), (i, data) = carry, place
         token, log_prob = draw(jax.random.wrap_key_data(data, impl=impl), logits, study.sizes[i], how)
-        here = reading(token[None], context.filled + i[None] - 1, study.first, period)
-        past = (context.keys, Keys(keys, values, jnp.arange(d) < i))
-        logits, made = network.decode(theta, here, study.memory, past)
-        keys = jax.lax.dynamic_update_slice_in_dim(keys, made.key.astype(keys.dtype), i, axis=1)
-        values = jax.lax.dynamic_update_slice_in_dim(values, made.value.astype(values.dtype), i, axis=1)
-        return (logits[0], keys, values), (token, log_prob)
+        tokens = tokens.at[i].set(token)
+        entry = reading(
+            _stands(tokens, position), position + i[None], study.start, study.first, jnp.asarray(d)
+        )  # the outcome is not known, and no key in this trial is asked for it
+        logits, made = network.decode(theta, entry, study.memory, (context.keys, own))
+        return (logits[0], _insert(own, made, i, i + 1), tokens), log_prob
 
     # raw keys, because JAX's checker takes typed ones in a mapped loop within a loop for used again
     places, impl = (jnp.arange(d), jax.random.key_data(jax.random.split(key, d))), jax.random.key_impl(key)
-    (logits, _, _), (tokens, log_probs) = jax.lax.scan(step, (context.logits, own.key, own.value), places)
+    begun = context.logits, own, jnp.zeros(d, jnp.int32)
+    (logits, _, tokens), log_probs = jax.lax.scan(step, begun, places)
     return tokens, log_probs, logits

@@ -4,11 +4,16 @@ After T5 (Raffel et al. 2020), as OptFormer is (Chen et al. 2022): normalisation
 relative positions, and one table of embeddings for what is read and what is predicted. Positions are rotations of a
 part of each head (Su et al. 2021), so that keys can be cached as they are.
 
-A decoder position reads one token and predicts the next one. It is told in which *slot* both stand (which parameter,
-or the metric's value), and positions are counted in trials, so that distances do not depend on how many parameters a
-study has.
+A decoder position reads one token and predicts the next one. Three things are given to it that a larger network would
+have to work out from many more studies. It reads the token before its own, too, if that is of the same trial: a single
+layer can then go on as an earlier trial that began alike. Keys of a trial's parameters are completed by its value once
+that is known, which is for all later trials, so that a single layer can look for the parameters of good trials. And it
+is told in which *slot* its token and the next one stand (which parameter, or the metric's value). Positions are counted
+in trials, so that distances do not depend on how many parameters a study has.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -57,11 +62,15 @@ class Keys(NamedTuple):
     Attributes:
       key: [layers, n, heads, head].
       value: likewise.
+      outcome: what the value of a row's trial adds to its key, for later trials; None for metadata.
+      trial: of each row; None for metadata.
       mask: rows that may be attended to.
     """
 
     key: Float[Array, "layers n heads head"]
     value: Float[Array, "layers n heads head"]
+    outcome: Float[Array, "layers n heads head"] | None
+    trial: Int[Array, "n"] | None
     mask: Bool[Array, "n"]
 
 
@@ -70,6 +79,8 @@ class Tokens(NamedTuple):
 
     Attributes:
       token: that is read.
+      previous: the token before it within the trial, the start token where there is none.
+      outcome: the token of the value of its trial; anything while that is not known.
       slot: it stands in.
       trial: it belongs to, counted from 1; 0 for what stands before all trials.
       next_slot: of the token that is to be predicted.
@@ -77,6 +88,8 @@ class Tokens(NamedTuple):
     """
 
     token: Int[Array, "n"]
+    previous: Int[Array, "n"]
+    outcome: Int[Array, "n"]
     slot: Int[Array, "n"]
     trial: Int[Array, "n"]
     next_slot: Int[Array, "n"]
@@ -141,49 +154,69 @@ class _Transformer(hk.Module):
             y = self._norm(x, f"encoder{i}_norm")
             q = rotated(self._heads(y, f"encoder{i}_query"), positions)
             k = rotated(self._heads(y, f"encoder{i}_key"), positions)
-            seen = [(k, self._heads(y, f"encoder{i}_value"), mask[None])]
-            x = x + self._output(attend(q, seen), f"encoder{i}_output")
+            scores = [scored(q, k, mask[None])]
+            x = x + self._output(attend(scores, [self._heads(y, f"encoder{i}_value")]), f"encoder{i}_output")
             x = self._feedforward(x, f"encoder{i}_ff")
         x = self._norm(x, "encoder_norm")
         layers = range(self.sizes.decoder_layers)
         keys = jnp.stack([self._heads(x, f"cross{i}_key") for i in layers])
-        return Keys(keys, jnp.stack([self._heads(x, f"cross{i}_value") for i in layers]), mask)
+        return Keys(keys, jnp.stack([self._heads(x, f"cross{i}_value") for i in layers]), None, None, mask)
 
     def decode(self, read: Tokens, memory: Keys, past: Sequence[Keys]) -> tuple[Array, Keys]:
         table, n = self._embeddings(), read.token.size
         x = table[read.token] + self._table("slots", SLOTS + 2)[read.slot]
         x = x + self._table("next_slots", SLOTS + 2)[read.next_slot]
+        x = x + self._linear(table[read.previous], self.sizes.width, "previous")
+        outcome = table[read.outcome]
         causal, made = jnp.tril(jnp.ones((n, n), bool)), []
         for i in range(self.sizes.decoder_layers):
             y = self._norm(x, f"decoder{i}_norm")
             q = rotated(self._heads(y, f"decoder{i}_query"), read.next_trial)
             k = rotated(self._heads(y, f"decoder{i}_key"), read.trial)
-            v = self._heads(y, f"decoder{i}_value")
-            made.append((k, v))
-            seen = [*((keys.key[i], keys.value[i], keys.mask[None]) for keys in past), (k, v, causal)]
-            x = x + self._output(attend(q, seen), f"decoder{i}_output")
+            v, o = self._heads(y, f"decoder{i}_value"), self._heads(outcome, f"decoder{i}_outcome")
+            made.append((k, v, o))
+            plain = self._heads(y, f"decoder{i}_wish")
+            scores = [
+                scored(q, keys.key[i], keys.mask[None])
+                + known(plain, keys.outcome[i], keys.trial[None] < read.next_trial[:, None])  # pyright: ignore[reportOptionalSubscript]
+                for keys in past
+            ]
+            scores.append(scored(q, k, causal) + known(plain, o, read.trial[None] < read.next_trial[:, None]))
+            x = x + self._output(attend(scores, [*(keys.value[i] for keys in past), v]), f"decoder{i}_output")
             q = self._heads(self._norm(x, f"cross{i}_norm"), f"cross{i}_query")
-            x = x + self._output(attend(q, [(memory.key[i], memory.value[i], memory.mask[None])]), f"cross{i}_output")
+            scores = [scored(q, memory.key[i], memory.mask[None])]
+            x = x + self._output(attend(scores, [memory.value[i]]), f"cross{i}_output")
             x = self._feedforward(x, f"decoder{i}_ff")
         x = self._norm(x, "decoder_norm") * self.sizes.width**-0.5
         logits = (x @ table[: self.sizes.outputs].T).astype(jnp.float32)
-        keys, values = (jnp.stack(parts) for parts in zip(*made, strict=True))
-        return logits, Keys(keys, values, jnp.ones(n, bool))
+        keys, values, outcomes = (jnp.stack(parts) for parts in zip(*made, strict=True))
+        return logits, Keys(keys, values, outcomes, read.trial, jnp.ones(n, bool))
 
 
-def attend(q: Float[Array, "n heads head"], seen: Sequence[tuple[Array, Array, Array]]) -> Float[Array, "n heads head"]:
-    """Softmax attention to several sets of keys, values and masks [n or 1, m] as if they were one."""
-    scale = q.shape[-1] ** -0.5
-    scores = [
-        jnp.where(mask[None], jnp.einsum("nhd,mhd->hnm", q, k).astype(jnp.float32) * scale, LOWEST)
-        for k, _, mask in seen
-    ]
-    weights = jax.nn.softmax(jnp.concatenate(scores, -1), -1).astype(q.dtype)
-    out, begin = jnp.zeros_like(q), 0
-    for k, v, _ in seen:
-        out = out + jnp.einsum("hnm,mhd->nhd", weights[..., begin : begin + k.shape[0]], v)
-        begin += k.shape[0]
-    return out
+def scored(
+    q: Float[Array, "n heads head"], k: Float[Array, "m heads head"], mask: Bool[Array, "#n m"]
+) -> Float[Array, "heads n m"]:
+    """Logits of attention, in float32."""
+    scores = jnp.einsum("nhd,mhd->hnm", q, k).astype(jnp.float32) * q.shape[-1] ** -0.5
+    return jnp.where(mask[None], scores, LOWEST)
+
+
+def known(
+    q: Float[Array, "n heads head"], outcome: Float[Array, "m heads head"], later: Bool[Array, "n m"]
+) -> Float[Array, "heads n m"]:
+    """What values of trials add to logits, where the trial of a key was over before that of the query began."""
+    return jnp.where(later[None], scored(q, outcome, later), 0.0)
+
+
+def attend(
+    scores: Sequence[Float[Array, "heads n _"]], values: Sequence[Float[Array, "_ heads head"]]
+) -> Float[Array, "n heads head"]:
+    """Softmax attention to several sets of values as if they were one."""
+    weights = jax.nn.softmax(jnp.concatenate(list(scores), -1), -1).astype(values[0].dtype)
+    ends = list(itertools.accumulate(v.shape[0] for v in values))
+    shares = jnp.split(weights, ends[:-1], -1)
+    parts = [jnp.einsum("hnm,mhd->nhd", w, v) for w, v in zip(shares, values, strict=True)]
+    return functools.reduce(jnp.add, parts)
 
 
 def rotated(x: Float[Array, "n heads head"], position: Int[Array, "n"]) -> Float[Array, "n heads head"]:
@@ -223,6 +256,6 @@ def network(sizes: Sizes) -> Network:
 
     def init(key: PRNGKeyArray) -> Theta:
         zeros = jnp.zeros(2, jnp.int32)
-        return transformed.init(key, zeros, Tokens(zeros, zeros, zeros, zeros, zeros))
+        return transformed.init(key, zeros, Tokens(*[zeros] * len(Tokens._fields)))
 
     return Network(init, encode, decode)

@@ -168,9 +168,9 @@ def _log_prob(
     reads = trials * (d + 1) if prompt.reads is None else prompt.reads.size
     position = jnp.arange(reads)
     token, place = at(position)
-    before = jnp.where(position == 0, v.word("start"), at(position - 1)[0])
     memory = net.encode(theta, prompt.token, prompt.slot)
-    logits, _ = net.decode(theta, reading(before, position - 1, prompt.first, parameters), memory, ())
+    entries = reading(lambda position: at(position)[0], position - 1, v.word("start"), prompt.first, parameters)
+    logits, _ = net.decode(theta, entries, memory, ())
     sizes = jnp.where(place < parameters, space.sizes(config.bins)[jnp.minimum(place, d - 1)], config.bins + 1)
     log_probs = masked_log_softmax(logits, sizes)[position, token]
 
@@ -192,8 +192,11 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
         space, start = flat_space(problem.space), jax.tree.map(jnp.asarray, problem.start)
         prompt = _prompt(config, problem, space)
         d, zero = space.low.size, jnp.zeros((), jnp.int32)
-        study = Study(net.encode(theta, prompt.token, prompt.slot), space.sizes(config.bins), prompt.first)
-        tokens = jnp.zeros(1 + room * (d + 1), jnp.int32)
+        study = Study(
+            net.encode(theta, prompt.token, prompt.slot), space.sizes(config.bins), prompt.first,
+            jnp.full((), v.word("start"), jnp.int32),
+        )  # fmt: skip
+        tokens = jnp.zeros(room * (d + 1), jnp.int32)
         context = jax.eval_shape(lambda: begin(net, theta, study, tokens, zero))
         context = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), context)
         scaling = Range(jnp.zeros(()), jnp.zeros(()), jnp.full((), 0.5, jnp.float32))
@@ -208,18 +211,16 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
     def again(state: OptFormerState, scaling: Range) -> OptFormerState:
         """Read everything, in one pass."""
         trials = trials_as_tokens(state, scaling)
-        tokens = jnp.concatenate([jnp.full(1, v.word("start"), jnp.int32), trials.reshape(-1)])
-        context = begin(net, theta, state.study, tokens, 1 + state.told * trials.shape[1])
+        context = begin(net, theta, state.study, trials.reshape(-1), state.told * trials.shape[1])
         return state._replace(context=context, fed=state.told, range=scaling)
 
     def further(state: OptFormerState, scaling: Range) -> OptFormerState:
         """Read the trials that are new, one by one."""
         trials = trials_as_tokens(state, scaling)
-        count = jnp.asarray(trials.shape[1])
 
         def one(carry):
             context, fed = carry
-            return read(net, theta, state.study, context, trials[fed], count), fed + 1
+            return read(net, theta, state.study, context, trials[fed]), fed + 1
 
         context, fed = jax.lax.while_loop(lambda carry: carry[1] < state.told, one, (state.context, state.fed))
         return state._replace(context=context, fed=fed)

@@ -1,5 +1,6 @@
 """What a model is told of a study besides its trials, and how the metric's values become tokens."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -119,13 +120,15 @@ def slots(first: Int[Array, ""], place: Int[Array, "n"], parameters: Int[Array, 
 
 
 def reading(
-    token: Int[Array, "n"], position: Int[Array, "n"], first: Int[Array, ""], parameters: Int[Array, ""]
-) -> Tokens:
+    at: Callable[[Int[Array, "n"]], Int[Array, "n"]], position: Int[Array, "n"], start: Int[Array, ""] | int,
+    first: Int[Array, ""], parameters: Int[Array, ""],
+) -> Tokens:  # fmt: skip
     """Tokens at these positions of the sequence of all trials, as a decoder reads them.
 
     Args:
-      token: what stands there.
+      at: what stands at a position; whatever it says of others than those of the trials is not used.
       position: counted from 0; -1 is before all trials.
+      start: the token that stands there.
       first: slot of the first parameter.
       parameters: of the study; each trial has one token more.
     """
@@ -138,6 +141,9 @@ def reading(
     next_trial, next_place = where(position + 1)
     before = position < 0
     slot = jnp.where(before, NOWHERE, slots(first, place, parameters))
+    begins = before | (place == 0)
     return Tokens(
-        token, slot, jnp.where(before, 0, trial + 1), slots(first, next_place, parameters), next_trial + 1
+        jnp.where(before, start, at(position)), jnp.where(begins, start, at(position - 1)),
+        jnp.where(before, start, at(trial * period + parameters)), slot, jnp.where(before, 0, trial + 1),
+        slots(first, next_place, parameters), next_trial + 1,
     )  # fmt: skip

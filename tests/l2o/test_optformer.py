@@ -80,23 +80,24 @@ def test_likelihood_is_what_was_sampled_with(theta, fail):
 
 
 def test_cached_equals_uncached(theta):
-    """Reading token by token, in blocks, and all at once give the same logits."""
-    net, space = TINY.network(), mixed()
+    """Reading trial by trial, several at a time, and all at once give the same logits."""
+    net, space, start = TINY.network(), mixed(), TINY.vocabulary.word("start")
     told = stripped(space, "eagle")
     memory = net.encode(theta, jnp.where(told.token < 0, -1, told.token + 16), told.slot)
-    study = Study(memory, space.sizes(16), told.first)
-    word = TINY.vocabulary.word("start")
-    tokens = jnp.concatenate([jnp.array([word]), jax.random.randint(jax.random.key(3), (20,), 0, 3)])
-    entries = reading(tokens, jnp.arange(21) - 1, told.first, jnp.asarray(3))
-    full, _ = net.decode(theta, entries, memory, ())
-    for width in (1, 4):
-        context = begin(net, theta, study, jnp.concatenate([tokens[:1], jnp.zeros(20, jnp.int32)]), jnp.asarray(1))
+    study = Study(memory, space.sizes(16), told.first, jnp.asarray(start))
+    tokens = jax.random.randint(jax.random.key(3), (24,), 0, 3)
+    at = lambda position: tokens[jnp.clip(position, 0, 23)]  # noqa: E731
+    full, _ = net.decode(theta, reading(at, jnp.arange(25) - 1, start, told.first, jnp.asarray(3)), memory, ())
+    for width in (4, 8):
+        context = begin(net, theta, study, jnp.zeros(24, jnp.int32), jnp.asarray(0))
         np.testing.assert_allclose(context.logits, full[0], atol=1e-5)
-        for i in range(1, 21, width):
-            context = read(net, theta, study, context, tokens[i : i + width], jnp.asarray(width))
-            np.testing.assert_allclose(context.logits, full[i + width - 1], atol=1e-5)
-    partly = begin(net, theta, study, tokens, jnp.asarray(13))
+        for i in range(0, 24, width):
+            context = read(net, theta, study, context, tokens[i : i + width])
+            np.testing.assert_allclose(context.logits, full[i + width], atol=1e-5)
+    partly = begin(net, theta, study, tokens, jnp.asarray(12))
     np.testing.assert_allclose(partly.logits, full[12], atol=1e-5)
+    whole = read(net, theta, study, partly, tokens[12:16])
+    np.testing.assert_allclose(whole.logits, full[16], atol=1e-5)
 
 
 def test_no_illegal_token_in_100000(theta):
@@ -312,8 +313,12 @@ def test_named_prompt_begins_like_a_stripped_one():
 
 
 def test_tokens_of_a_slot_do_not_depend_on_the_number_of_parameters():
-    a = reading(jnp.zeros(7, jnp.int32), jnp.arange(-1, 6), jnp.asarray(2), jnp.asarray(2))
+    stands = lambda position: 10 + position  # noqa: E731
+    a = reading(stands, jnp.arange(-1, 6), 99, jnp.asarray(2), jnp.asarray(2))
     assert isinstance(a, Tokens)
+    np.testing.assert_array_equal(a.token, [99, 10, 11, 12, 13, 14, 15])
+    np.testing.assert_array_equal(a.previous, [99, 99, 10, 11, 99, 13, 14])
+    np.testing.assert_array_equal(a.outcome, [99, 12, 12, 12, 15, 15, 15])
     np.testing.assert_array_equal(a.next_slot, [2, 3, SLOTS, 2, 3, SLOTS, 2])
     np.testing.assert_array_equal(a.slot, [SLOTS + 1, 2, 3, SLOTS, 2, 3, SLOTS])
     np.testing.assert_array_equal(a.trial, [0, 1, 1, 1, 2, 2, 2])
