@@ -8,7 +8,7 @@ An artifact is a directory with
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -61,6 +61,26 @@ class Loaded:
     def optimizer(self) -> Optimizer:
         """The optimizer with its trained meta-parameters bound."""
         return self.learned.bind(self.theta)
+
+    def configured(self, **changes: Any) -> "Loaded":
+        """The same meta-parameters with other settings, such as `algorithm="hill_climbing"` of an optformer.
+
+        Raises:
+          UserError: there is no such setting, it does not take that value, or the meta-parameters do not fit it.
+        """
+        kind = type(self.config)
+        try:
+            config = kind.model_validate(self.config.model_dump() | changes)
+        except ValidationError as error:
+            wrong = _reason(error)
+            known = ", ".join(name for name in kind.model_fields if name != "kind")
+            raise UserError(f"{self.config.kind} cannot be configured so: {wrong}; its settings are {known}") from None
+        expected = jax.eval_shape(config.build().init, jax.random.key(0))
+        if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, self.theta):
+            raise UserError(
+                f"{self.config.kind} cannot be configured so: its meta-parameters have the shapes of {self.config!r}"
+            )
+        return replace(self, config=config)
 
     def optax(self, horizon: int | None = None) -> optax.GradientTransformationExtraArgs:
         """An ordinary optax transformation.

@@ -1,4 +1,4 @@
-"""`python -m experiments.bench update|meta_step|scaling|bias|proposal|generation`: measure, print, save."""
+"""`python -m experiments.bench update|meta_step|scaling|bias|proposal|generation|suggestion`: measure, print, save."""
 
 import json
 import os
@@ -33,6 +33,14 @@ def save(name: str, out: Path | None, measure: Any) -> None:
     }
     write_whole(out / f"{name}.json", json.dumps({"machine": machine, **found}, indent=1) + "\n")
     print(f"saved: {out / f'{name}.json'}")
+
+
+@app.command()
+def suggestion(quick: Quick = False, out: Out = None) -> None:
+    """Latency of an OptFormer's suggestion by the trials it has read."""
+    from experiments.bench import suggestion
+
+    save("suggestion", out, lambda out: suggestion.run(quick))
 
 
 @app.command()

@@ -260,3 +260,14 @@ def test_generations_are_timed_beside_evosax(bench):
     assert [row["strategy"] for row in found["meta_training"]] == ["les", "lga", "rma"]
     assert all(row["evaluations_per_second"] > 0 for row in found["meta_training"])
     assert "million evaluations per second" in output
+
+
+# suggestion
+
+
+def test_suggestions_are_timed_with_the_cache_and_without(bench):
+    found, output, _ = bench("suggestion")
+    assert found["parameters"] > 1e6
+    for row in found["rows"]:
+        assert 0 < row["milliseconds"]["cache"] and 0 < row["milliseconds"]["again"]
+        assert str(row["trials"]) in output

@@ -16,9 +16,10 @@ import pytest
 import safetensors.numpy
 
 import l2o
-from l2o import artifact
+from l2o import UserError, artifact
 from l2o.gradient.lstm import LSTMConfig
 from l2o.interop.optax import gradient_based
+from l2o.optformer.optformer import OptFormerConfig
 from l2o.registry import _KINDS
 
 CONFIG = LSTMConfig(layers=1, hidden=3, p=7.5, output_scale=0.05)
@@ -373,3 +374,18 @@ def test_what_is_shipped():
         assert provenance["finished"] and provenance["licence"] == "Apache-2.0"
         assert provenance["held_out"].get("table") or provenance["held_out"]["tables"]
         assert {"experiment", "command", "seed", "seconds", "device"} <= provenance.keys()
+
+
+def test_other_settings_of_the_same_meta_parameters(tmp_path):
+    config = OptFormerConfig(bins=8, width=16, heads=2, feedforward=8, decoder_layers=1)
+    loaded = l2o.load(l2o.save(tmp_path, config, config.build().init(jax.random.key(0))))
+    other = loaded.configured(algorithm="hill_climbing", temperature=0.5)
+    assert (other.config.algorithm, other.config.temperature, other.config.bins) == ("hill_climbing", 0.5, 8)
+    assert_equal(other.theta, loaded.theta)
+    for changes, mention in (
+        ({"algorithm": "magic"}, "algorithm"),
+        ({"temprature": 1.0}, "temprature"),
+        ({"width": 32}, "have the shapes of"),
+    ):
+        with pytest.raises(UserError, match=mention):
+            loaded.configured(**changes)
