@@ -117,7 +117,7 @@ def _insert(keys: Keys, made: Keys, at: Int[Array, ""], filled: Int[Array, ""]) 
 
     return Keys(
         put(keys.key, made.key, 1), put(keys.value, made.value, 1), put(keys.outcome, made.outcome, 1),
-        put(keys.trial, made.trial, 0), jnp.arange(keys.mask.size) < filled,
+        put(keys.trial, made.trial, 0), put(keys.slot, made.slot, 0), jnp.arange(keys.mask.size) < filled,
     )  # fmt: skip
 
 
@@ -130,8 +130,9 @@ def propose(
       Their tokens, the log-probabilities that those were drawn with, and the logits of the value that would come next.
     """
     d, position = study.sizes.size, context.filled - 1
-    own = jax.tree.map(lambda a: jnp.zeros_like(a[:, :d]), context.keys._replace(trial=None, mask=None))
-    own = own._replace(trial=jnp.zeros(d, jnp.int32), mask=jnp.zeros(d, bool))
+    own = jax.tree.map(lambda a: jnp.zeros_like(a[:, :d]), context.keys._replace(trial=None, slot=None, mask=None))
+    zeros = jnp.zeros(d, jnp.int32)
+    own = own._replace(trial=zeros, slot=zeros, mask=jnp.zeros(d, bool))
 
     def step(carry, place):
         (logits, own, tokens), (i, data) = carry, place
@@ -145,6 +146,6 @@ def propose(
 
     # raw keys, because JAX's checker takes typed ones in a mapped loop within a loop for used again
     places, impl = (jnp.arange(d), jax.random.key_data(jax.random.split(key, d))), jax.random.key_impl(key)
-    begun = context.logits, own, jnp.zeros(d, jnp.int32)
+    begun = context.logits, own, zeros
     (logits, _, tokens), log_probs = jax.lax.scan(step, begun, places)
     return tokens, log_probs, logits

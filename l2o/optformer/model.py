@@ -4,11 +4,12 @@ After T5 (Raffel et al. 2020), as OptFormer is (Chen et al. 2022): normalisation
 relative positions, and one table of embeddings for what is read and what is predicted. Positions are rotations of a
 part of each head (Su et al. 2021), so that keys can be cached as they are.
 
-A decoder position reads one token and predicts the next one. Three things are given to it that a larger network would
+A decoder position reads one token and predicts the next one. Some things are given to it that a larger network would
 have to work out from many more studies. It reads the token before its own, too, if that is of the same trial: a single
 layer can then go on as an earlier trial that began alike. Keys of a trial's parameters are completed by its value once
 that is known, which is for all later trials, so that a single layer can look for the parameters of good trials. And it
-is told in which *slot* its token and the next one stand (which parameter, or the metric's value). Positions are counted
+is told in which *slot* its token and the next one stand (which parameter, or the metric's value), and every head has a
+learned preference for keys in the slot of the next token. Positions are counted
 in trials, so that distances do not depend on how many parameters a study has.
 """
 
@@ -64,6 +65,7 @@ class Keys(NamedTuple):
       value: likewise.
       outcome: what the value of a row's trial adds to its key, for later trials; None for metadata.
       trial: of each row; None for metadata.
+      slot: likewise.
       mask: rows that may be attended to.
     """
 
@@ -71,7 +73,13 @@ class Keys(NamedTuple):
     value: Float[Array, "layers n heads head"]
     outcome: Float[Array, "layers n heads head"] | None
     trial: Int[Array, "n"] | None
+    slot: Int[Array, "n"] | None
     mask: Bool[Array, "n"]
+
+    def of_layer(self, i: int) -> tuple[Array, Array, Array, Array, Array]:
+        """What attention to trials reads of them."""
+        assert self.outcome is not None and self.trial is not None and self.slot is not None
+        return self.key[i], self.outcome[i], self.trial, self.slot, self.mask[None]
 
 
 class Tokens(NamedTuple):
@@ -160,28 +168,29 @@ class _Transformer(hk.Module):
         x = self._norm(x, "encoder_norm")
         layers = range(self.sizes.decoder_layers)
         keys = jnp.stack([self._heads(x, f"cross{i}_key") for i in layers])
-        return Keys(keys, jnp.stack([self._heads(x, f"cross{i}_value") for i in layers]), None, None, mask)
+        return Keys(keys, jnp.stack([self._heads(x, f"cross{i}_value") for i in layers]), None, None, None, mask)
 
     def decode(self, read: Tokens, memory: Keys, past: Sequence[Keys]) -> tuple[Array, Keys]:
         table, n = self._embeddings(), read.token.size
         x = table[read.token] + self._table("slots", SLOTS + 2)[read.slot]
         x = x + self._table("next_slots", SLOTS + 2)[read.next_slot]
         x = x + self._linear(table[read.previous], self.sizes.width, "previous")
-        outcome = table[read.outcome]
+        values = table[read.outcome]
         causal, made = jnp.tril(jnp.ones((n, n), bool)), []
         for i in range(self.sizes.decoder_layers):
             y = self._norm(x, f"decoder{i}_norm")
             q = rotated(self._heads(y, f"decoder{i}_query"), read.next_trial)
             k = rotated(self._heads(y, f"decoder{i}_key"), read.trial)
-            v, o = self._heads(y, f"decoder{i}_value"), self._heads(outcome, f"decoder{i}_outcome")
+            v, o = self._heads(y, f"decoder{i}_value"), self._heads(values, f"decoder{i}_outcome")
             made.append((k, v, o))
-            plain = self._heads(y, f"decoder{i}_wish")
-            scores = [
-                scored(q, keys.key[i], keys.mask[None])
-                + known(plain, keys.outcome[i], keys.trial[None] < read.next_trial[:, None])  # pyright: ignore[reportOptionalSubscript]
-                for keys in past
-            ]
-            scores.append(scored(q, k, causal) + known(plain, o, read.trial[None] < read.next_trial[:, None]))
+            wish = self._heads(y, f"decoder{i}_wish")
+            same = hk.get_parameter(f"decoder{i}_same_slot", (self.sizes.heads,), init=_every_second)
+            scores = []
+            own = (k, o, read.trial, read.slot, causal)
+            for key, outcome, trial, slot, mask in (*(keys.of_layer(i) for keys in past), own):
+                later = trial[None] < read.next_trial[:, None]
+                alike = (slot[None] == read.next_slot[:, None])[None] * jnp.asarray(same)[:, None, None]
+                scores.append(scored(q, key, mask) + known(wish, outcome, later) + alike)
             x = x + self._output(attend(scores, [*(keys.value[i] for keys in past), v]), f"decoder{i}_output")
             q = self._heads(self._norm(x, f"cross{i}_norm"), f"cross{i}_query")
             scores = [scored(q, memory.key[i], memory.mask[None])]
@@ -190,7 +199,12 @@ class _Transformer(hk.Module):
         x = self._norm(x, "decoder_norm") * self.sizes.width**-0.5
         logits = (x @ table[: self.sizes.outputs].T).astype(jnp.float32)
         keys, values, outcomes = (jnp.stack(parts) for parts in zip(*made, strict=True))
-        return logits, Keys(keys, values, outcomes, read.trial, jnp.ones(n, bool))
+        return logits, Keys(keys, values, outcomes, read.trial, read.slot, jnp.ones(n, bool))
+
+
+def _every_second(shape: Sequence[int], dtype) -> Array:
+    """So that half of the heads begin with a preference, in logits."""
+    return 4.0 * (jnp.arange(shape[0]) % 2).astype(dtype)
 
 
 def scored(
