@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -171,6 +172,8 @@ class Recorder:
 
     def __init__(self, config: RolloutsConfig, seed: int):
         self.config, self.seed = config, seed
+        self._lapack = threading.Lock()
+        self.serial: dict[tuple[int, int], bool] = {}  # by teacher and dimension: whether its program calls LAPACK
         self.families = by_dimension(config.task)
         self.plan = plan(config, self.families)
         names = [getattr(f, "origin", config.task.kind) for members in self.families.values() for f in members]
@@ -189,6 +192,16 @@ class Recorder:
         sequence = np.random.SeedSequence(self.seed, spawn_key=(part.number,))
         return np.split(sequence.generate_state(sum(part.counts)), np.cumsum(part.counts)[:-1])
 
+    def _alone(self, part: Part, program: Any, arguments: Any) -> AbstractContextManager[Any]:
+        """What a program must hold while it runs.
+
+        On a CPU, two programs that call LAPACK at the same time can wait for each other's threads for ever.
+        """
+        key = part.teacher, part.dimension
+        if key not in self.serial:
+            self.serial[key] = "lapack" in jax.jit(program).lower(*arguments).as_text()
+        return self._lapack if self.serial[key] else nullcontext()
+
     def compute(self, part: Part, device: Device, go_on: Callable[[], bool]) -> Studies | None:
         """All studies of a shard; None where it was stopped."""
         found: list[dict[str, np.ndarray]] = []
@@ -199,8 +212,9 @@ class Recorder:
                     return None
                 here = seeds[begin : begin + part.batch]
                 padded = np.resize(here, part.batch)
-                arrays = self.programs[part.teacher](*jax.device_put((family, padded), device))
-                arrays = {name: np.asarray(a)[: len(here)] for name, a in arrays.items()}
+                program, arguments = self.programs[part.teacher], jax.device_put((family, padded), device)
+                with self._alone(part, program, arguments):
+                    arrays = {name: np.asarray(a)[: len(here)] for name, a in program(*arguments).items()}
                 found.append({**arrays, "seed": here, "origin": np.full(len(here), origin)})
         whole = {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
         n = len(whole["y"])

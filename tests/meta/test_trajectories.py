@@ -14,7 +14,7 @@ from l2o.errors import UserError
 from l2o.optformer.vocabulary import ALGORITHMS
 from l2o.space import Space
 from meta.dispatch import Part, Queue
-from meta.rollouts import RolloutsConfig, by_dimension, generate, plan
+from meta.rollouts import Recorder, RolloutsConfig, by_dimension, generate, plan
 from meta.trajectories import ARRAYS, MANIFEST, Studies, concatenate, load, read_manifest
 
 TASK = {"kind": "bbob_mixed", "functions": ["sphere", "step_ellipsoid"], "dimensions": [1, 3], "noises": ["none"]}
@@ -219,3 +219,18 @@ def test_what_cannot_be_recorded_is_refused_before_anything_is_written(tmp_path,
     with pytest.raises(UserError, match=words):
         generate(rollouts(**fields), tmp_path / "set", seed=0)
     assert not (tmp_path / "set").exists()
+
+
+def test_programs_that_call_lapack_run_one_at_a_time():
+    """Two at once can wait for each other's threads for ever."""
+    settings = {"max_trials": 3, "initial": 1, "candidates": 8, "fit_steps": 1, "ascent_steps": 1}
+    teachers = [
+        {"optimizer": {"kind": "gp_ucb", **settings}, "studies": 4},
+        {"optimizer": {"kind": "random"}, "studies": 4},
+    ]
+    task = {"kind": "bbob_mixed", "functions": ["sphere"], "dimensions": [1]}
+    config = RolloutsConfig.model_validate({"task": task, "teachers": teachers, "trials": 3, "shard": 2})
+    recorder = Recorder(config, 0)
+    for part in recorder.plan:
+        assert recorder.compute(part, jax.devices()[0], lambda: True) is not None
+    assert recorder.serial == {(0, 1): True, (1, 1): False}
