@@ -199,7 +199,7 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
         tokens = jnp.zeros(room * (d + 1), jnp.int32)
         context = jax.eval_shape(lambda: begin(net, theta, study, tokens, zero))
         context = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), context)
-        scaling = Range(jnp.zeros(()), jnp.zeros(()), jnp.full((), 0.5, jnp.float32))
+        scaling = Range.of(jnp.zeros(1), jnp.zeros(1, bool))
         return OptFormerState(
             space, start, study, prompt.range, jnp.zeros((room, d), jnp.int32), jnp.full(room, jnp.nan, jnp.float32),
             zero, context, zero - 1, scaling,
@@ -229,8 +229,10 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
         scaling = state.fixed
         if scaling is None:
             scaling = Range.of(state.values, jnp.arange(room) < state.told)
-        changed = jnp.stack(jax.tree.leaves(jax.tree.map(lambda a, b: a != b, scaling, state.range))).any()
-        state = jax.lax.cond(changed | (state.fed < 0), again, further, state, scaling)
+        # the median is that of when the last extreme came: it would change with almost every trial
+        extreme = (scaling.anchor != state.range.anchor) | (scaling.span != state.range.span) | (state.fed < 0)
+        scaling = jax.tree.map(lambda new, old: jnp.where(extreme, new, old), scaling, state.range)
+        state = jax.lax.cond(extreme, again, further, state, scaling)
         tokens, _, _ = propose(net, theta, state.study, state.context, key, config.sampling)
         x = state.space.from_tokens(tokens, config.bins)
         return jax.tree.map(lambda a: a[None], ravel_pytree(state.start)[1](x)), state

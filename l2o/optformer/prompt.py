@@ -15,41 +15,66 @@ from l2o.optformer.vocabulary import Vocabulary
 from l2o.space import Space
 
 METADATA = Vocabulary(bins=0)  # metadata holds no bins: it is written with this, and a network's number is added
+CURVE = 10.0  # the median of the values is so many units from the least one, where shares are logarithms of 1 + units
 NAME_BYTES = 40  # of each name, and of each category, that a network reads
 LOW, HIGH = 0.2, 0.8  # where the range of the values seen lies in the unit interval (Chen et al. 2022, section 4.3)
 
 
 class Range(NamedTuple):
-    """How values are scaled to the unit interval: `(value - anchor) slope + shift`. The smallest tokens are best.
+    """How values are scaled to the unit interval, where the smallest are best.
+
+    The share of a value is that of `log(1 + curve (value - anchor))`. Chen et al. (2022) scale linearly; then, where
+    values span orders of magnitude, the best trials of a study all fall into one bin, and nobody could tell from the
+    tokens which one an algorithm went on from.
 
     Attributes:
-      anchor: a value.
-      slope: not negative.
-      shift: where the anchor goes.
+      anchor: the least value.
+      span: from there to the greatest, 0 where there are no two.
+      curve: not negative; 0 for a linear scale.
+      low: where the least value goes.
+      high: where the greatest value goes.
     """
 
     anchor: Float[Array, ""]
-    slope: Float[Array, ""]
-    shift: Float[Array, ""]
+    span: Float[Array, ""]
+    curve: Float[Array, ""]
+    low: Float[Array, ""]
+    high: Float[Array, ""]
 
     @classmethod
     def of(
         cls, values: Float[Array, "t"], used: Bool[Array, "t"], low: Float[Array, ""] | float = LOW,
         high: Float[Array, ""] | float = HIGH,
     ) -> "Range":  # fmt: skip
-        """The range of the finite values in use is mapped to [low, high], a single value to the middle of it."""
+        """The range of the finite values in use; a share of log(1 + `CURVE`) goes to those below their median."""
         counted = used & jnp.isfinite(values)
         least = jnp.min(jnp.where(counted, values, jnp.inf), initial=jnp.inf)
         span = jnp.max(jnp.where(counted, values, -jnp.inf), initial=-jnp.inf) - least
-        single = ~(span > 0) | ~jnp.isfinite(span)
-        slope = jnp.where(single, 0.0, (high - low) / jnp.where(single, 1.0, span))
+        several = (span > 0) & jnp.isfinite(span)
+        span = jnp.where(several, span, 0.0)
+        ordered = jnp.sort(jnp.where(counted, values, jnp.inf))
+        median = ordered[jnp.maximum(jnp.sum(counted) - 1, 0) // 2]
+        half = jnp.where(several & (median > least), median - least, jnp.where(several, span, 1.0))
+        half = jnp.maximum(half, 1e-12 * span)  # single precision holds no more
         anchor = jnp.where(jnp.isfinite(least), least, 0.0)
-        return cls(anchor, slope, jnp.where(single, 0.5 * (low + high), low) * jnp.ones_like(slope))
+        return cls(anchor, span, CURVE / half, low * jnp.ones_like(span), high * jnp.ones_like(span))
+
+    def share(self, values: Float[Array, "t"]) -> Float[Array, "t"]:
+        """Values in the unit interval, or beyond it where they are beyond the range."""
+
+        def bent(distance):
+            return jnp.sign(distance) * jnp.log1p(jnp.abs(self.curve * distance))
+
+        straight = self.curve == 0
+        distance = values - self.anchor
+        whole = jnp.where(straight, self.span, bent(self.span))
+        part = jnp.where(straight, distance, bent(distance)) / jnp.where(whole > 0, whole, 1.0)
+        return jnp.where(whole > 0, self.low + (self.high - self.low) * part, 0.5 * (self.low + self.high))
 
     def tokens(self, values: Float[Array, "t"], vocabulary: Vocabulary) -> Int[Array, "t"]:
         """Bins of scaled values, those outside of the unit interval in the first or last; or of failed evaluations."""
         valid = jnp.isfinite(values)
-        scaled = (jnp.where(valid, values, self.anchor) - self.anchor) * self.slope + self.shift
+        scaled = self.share(jnp.where(valid, values, self.anchor))
         bins = jnp.clip(jnp.floor(scaled * vocabulary.bins), 0, vocabulary.bins - 1).astype(jnp.int32)
         return jnp.where(valid, bins, vocabulary.infeasible)
 

@@ -38,7 +38,7 @@ def problem(space=None, **changes):
 
 
 def fixed():
-    return Range(jnp.zeros(()), jnp.asarray(0.02), jnp.asarray(0.1))
+    return Range(*(jnp.asarray(a) for a in (0.0, 40.0, 0.3, 0.1, 0.9)))
 
 
 def bowl(problem, fail=False):
@@ -230,7 +230,12 @@ def test_range():
     values = jnp.array([3.0, jnp.nan, 5.0, jnp.inf, 4.0, 100.0])
     used = jnp.arange(6) < 5
     tokens = Range.of(values, used).tokens(values, TINY.vocabulary)
-    np.testing.assert_array_equal(tokens, [3, 16, 12, 16, 8, 15])
+    # the median 4 lies at 0.2 + 0.6 log(11) / log(21)
+    np.testing.assert_array_equal(tokens, [3, 16, 12, 16, 10, 15])
+    straight = Range.of(values, used)._replace(curve=jnp.zeros(()))
+    np.testing.assert_array_equal(straight.tokens(values, TINY.vocabulary), [3, 16, 12, 16, 8, 15])
+    far = jnp.array([0.0, 1e-3, 1e-2, 1.0, 1e3, 1e9])
+    assert len(np.unique(Range.of(far, jnp.ones(6, bool)).tokens(far, TINY.vocabulary))) >= 4
     for odd in (jnp.full(6, 2.0), jnp.full(6, jnp.nan)):
         tokens = Range.of(odd, used).tokens(odd, TINY.vocabulary)
         assert np.all(tokens == (8 if np.isfinite(odd[0]) else 16))
