@@ -254,8 +254,8 @@ def test_a_new_extreme_is_read_again_and_nothing_else(theta):
         seen.append(float(state.range.anchor) if t else None)
         assert int(state.fed) == t
         state = optimizer.tell(jax.random.key(t), state, x, Evaluation(jnp.array([value])))
-        x, full = optimizer.ask(jax.random.key(t), state._replace(fed=jnp.asarray(-1)))
-        _, partial = optimizer.ask(jax.random.clone(jax.random.key(t)), state)
+        _, partial = optimizer.ask(jax.random.key(t), state)
+        _, full = optimizer.ask(jax.random.key(t), state._replace(fed=jnp.asarray(-1), fixed=partial.range))
         np.testing.assert_allclose(full.context.logits, partial.context.logits, atol=1e-5)
     assert seen[1:] == [5.0, 1.0, 1.0, 1.0, 0.5]
 
