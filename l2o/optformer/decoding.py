@@ -116,7 +116,8 @@ def _insert(keys: Keys, made: Keys, at: Int[Array, ""], filled: Int[Array, ""]) 
         return jax.lax.dynamic_update_slice_in_dim(whole, part.astype(whole.dtype), at, axis=axis)
 
     return Keys(
-        put(keys.key, made.key, 1), put(keys.value, made.value, 1), put(keys.outcome, made.outcome, 1),
+        put(keys.key, made.key, 1), put(keys.value, made.value, 1), put(keys.token, made.token, 0),
+        put(keys.outcome, made.outcome, 1),
         put(keys.trial, made.trial, 0), put(keys.slot, made.slot, 0), jnp.arange(keys.mask.size) < filled,
     )  # fmt: skip
 
@@ -130,9 +131,11 @@ def propose(
       Their tokens, the log-probabilities that those were drawn with, and the logits of the value that would come next.
     """
     d, position = study.sizes.size, context.filled - 1
-    own = jax.tree.map(lambda a: jnp.zeros_like(a[:, :d]), context.keys._replace(trial=None, slot=None, mask=None))
+    own = jax.tree.map(
+        lambda a: jnp.zeros_like(a[:, :d]), context.keys._replace(token=None, trial=None, slot=None, mask=None)
+    )
     zeros = jnp.zeros(d, jnp.int32)
-    own = own._replace(trial=zeros, slot=zeros, mask=jnp.zeros(d, bool))
+    own = own._replace(token=zeros, trial=zeros, slot=zeros, mask=jnp.zeros(d, bool))
 
     def step(carry, place):
         (logits, own, tokens), (i, data) = carry, place

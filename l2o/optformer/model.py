@@ -9,7 +9,9 @@ have to work out from many more studies. It reads the token before its own, too,
 layer can then go on as an earlier trial that began alike. Keys of a trial's parameters are completed by its value once
 that is known, which is for all later trials, so that a single layer can look for the parameters of good trials. And it
 is told in which *slot* its token and the next one stand (which parameter, or the metric's value), and every head has a
-learned preference for keys in the slot of the next token. Positions are counted
+learned preference for keys in the slot of the next token. At last it may point to a token that an earlier trial has in
+this slot, in place of predicting one (See et al. 2017): algorithms that change a few parameters of a good trial repeat
+the others exactly, and one among hundreds of bins is hard to repeat by way of embeddings. Positions are counted
 in trials, so that distances do not depend on how many parameters a study has.
 """
 
@@ -27,6 +29,7 @@ from l2o.core import Theta
 
 SLOTS = 16  # parameters a study can have
 METRIC, NOWHERE = SLOTS, SLOTS + 1  # the slots of the metric's value, and of tokens outside of trials
+TINY = 1e-12  # a probability that is as good as none
 LOWEST = -1e9  # a logit that stands for impossible
 ROTATIONS = 1000.0  # the slowest position signal turns once in 2 pi times as many trials
 
@@ -61,17 +64,19 @@ class Keys(NamedTuple):
     """What has been read, for every layer: keys and values, and which rows count.
 
     Attributes:
-      key: [layers, n, heads, head].
-      value: likewise.
-      outcome: what the value of a row's trial adds to its key, for later trials; None for metadata.
+      key: [layers, n, heads, head]; of trials, one more for pointing.
+      value: [layers, n, heads, head].
+      token: of each row; None for metadata.
+      outcome: what the value of a row's trial adds to its keys, for later trials; None for metadata.
       trial: of each row; None for metadata.
       slot: likewise.
       mask: rows that may be attended to.
     """
 
-    key: Float[Array, "layers n heads head"]
+    key: Float[Array, "keys n heads head"]
     value: Float[Array, "layers n heads head"]
-    outcome: Float[Array, "layers n heads head"] | None
+    token: Int[Array, "n"] | None
+    outcome: Float[Array, "keys n heads head"] | None
     trial: Int[Array, "n"] | None
     slot: Int[Array, "n"] | None
     mask: Bool[Array, "n"]
@@ -111,7 +116,7 @@ class Network(NamedTuple):
       init: `(key) -> theta`.
       encode: `(theta, token [m], slot [m]) -> Keys`, the memory that every decoder layer attends to; a padded token is
         negative.
-      decode: `(theta, Tokens [n], memory, past) -> (logits [n, outputs], Keys)`: logits of the next tokens, which see
+      decode: `(theta, Tokens [n], memory, past) -> (logits [n, outputs], Keys)`: those of the next tokens, which see
         the given `past` (a sequence of Keys) whole and the n tokens up to their own; and the n tokens' own keys.
     """
 
@@ -168,14 +173,14 @@ class _Transformer(hk.Module):
         x = self._norm(x, "encoder_norm")
         layers = range(self.sizes.decoder_layers)
         keys = jnp.stack([self._heads(x, f"cross{i}_key") for i in layers])
-        return Keys(keys, jnp.stack([self._heads(x, f"cross{i}_value") for i in layers]), None, None, None, mask)
+        return Keys(keys, jnp.stack([self._heads(x, f"cross{i}_value") for i in layers]), None, None, None, None, mask)
 
     def decode(self, read: Tokens, memory: Keys, past: Sequence[Keys]) -> tuple[Array, Keys]:
         table, n = self._embeddings(), read.token.size
         x = table[read.token] + self._table("slots", SLOTS + 2)[read.slot]
         x = x + self._table("next_slots", SLOTS + 2)[read.next_slot]
         x = x + self._linear(table[read.previous], self.sizes.width, "previous")
-        values = table[read.outcome]
+        values, first = table[read.outcome], x
         causal, made = jnp.tril(jnp.ones((n, n), bool)), []
         for i in range(self.sizes.decoder_layers):
             y = self._norm(x, f"decoder{i}_norm")
@@ -196,10 +201,36 @@ class _Transformer(hk.Module):
             scores = [scored(q, memory.key[i], memory.mask[None])]
             x = x + self._output(attend(scores, [memory.value[i]]), f"cross{i}_output")
             x = self._feedforward(x, f"decoder{i}_ff")
-        x = self._norm(x, "decoder_norm") * self.sizes.width**-0.5
-        logits = (x @ table[: self.sizes.outputs].T).astype(jnp.float32)
-        keys, values, outcomes = (jnp.stack(parts) for parts in zip(*made, strict=True))
-        return logits, Keys(keys, values, outcomes, read.trial, read.slot, jnp.ones(n, bool))
+        x = self._norm(x, "decoder_norm")
+        logits = (x @ table[: self.sizes.outputs].T).astype(jnp.float32) * self.sizes.width**-0.5
+        k = rotated(self._heads(self._norm(first, "pointer_norm"), "pointer_key"), read.trial)
+        o = self._heads(values, "pointer_outcome")
+        keys, outcomes = jnp.stack([*(m[0] for m in made), k]), jnp.stack([*(m[2] for m in made), o])
+        own = Keys(
+            keys, jnp.stack([m[1] for m in made]), read.token, outcomes, read.trial, read.slot, jnp.ones(n, bool)
+        )
+        return self._mixed(x, logits, read, [*past, own]), own
+
+    def _mixed(self, x: Array, logits: Array, read: Tokens, every: Sequence[Keys]) -> Array:
+        """Log-probabilities of predicting a token, or of repeating one that an earlier trial has in its slot."""
+        q = rotated(self._heads(x, "pointer_query"), read.next_trial)
+        wish = self._heads(x, "pointer_wish")
+        scores, masks, tokens = [], [], []
+        for keys in every:
+            assert keys.token is not None
+            key, outcome, trial, slot, mask = keys.of_layer(-1)
+            candidates = (trial[None] < read.next_trial[:, None]) & (slot[None] == read.next_slot[:, None]) & mask
+            found = jnp.sum(scored(q, key, candidates) + known(wish, outcome, candidates), 0)
+            scores.append(jnp.where(candidates, found, LOWEST))
+            masks.append(candidates)
+            tokens.append(jax.nn.one_hot(keys.token, self.sizes.outputs))
+        weights = jax.nn.softmax(jnp.concatenate(scores, 1), 1) * jnp.concatenate(masks, 1)
+        repeated = weights @ jnp.concatenate(tokens)
+        bias = jnp.asarray(hk.get_parameter("pointer_bias", (), init=hk.initializers.Constant(-1.0)))
+        gate = self._linear(x, 1, "pointer_gate").astype(jnp.float32) + bias
+        return jnp.logaddexp(
+            jax.nn.log_softmax(logits) + jax.nn.log_sigmoid(-gate), jnp.log(repeated + TINY) + jax.nn.log_sigmoid(gate)
+        )
 
 
 def _every_second(shape: Sequence[int], dtype) -> Array:
