@@ -121,9 +121,19 @@ def study(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of many cells in --out.")] = False,
 ) -> None:
     """Compare optimizers on held-out tasks, each baseline tuned."""
-    from experiments import blackbox, grid, population, report, report_blackbox, report_population, run
+    from experiments import (
+        blackbox,
+        grid,
+        imitation,
+        population,
+        report,
+        report_blackbox,
+        report_imitation,
+        report_population,
+        run,
+    )
     from experiments import study as studies
-    from experiments.config import STUDIES, BlackBox, Population, Study, load_study
+    from experiments.config import STUDIES, BlackBox, Imitation, Population, Study, load_study
 
     import_modules(modules)
     chosen = load_study(config, overrides or [])
@@ -153,6 +163,15 @@ def study(
             print(f"{title}:")
             print_table(*shown)
         print(report_population.notes(found))
+        print(f"report: {out / 'report.html'}")
+        return
+    if isinstance(chosen, Imitation):
+        found = imitation.run(chosen, out, say=say, resume=resume)
+        for name in found["learned"]:
+            print(f"{name}:")
+            print_table(*report_imitation.overall(found, name))
+            print("\n".join(report_imitation.sentences(found, name)))
+        print(report_imitation.notes())
         print(f"report: {out / 'report.html'}")
         return
     if not isinstance(chosen, Study):

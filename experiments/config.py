@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, model_validator
 
 from experiments.document import HERE, Baseline, Dataset, Document, Task, explain, named_as_files, steps_within
+from experiments.imitation_config import Imitation
 from experiments.population_config import Population
 from l2o.artifact import Loaded, load
 from l2o.core import OptimizerConfig
@@ -271,9 +272,10 @@ class BlackBox(Document):
         return self
 
 
-AnyStudy = Study | Grid | BlackBox | Population
-STUDIES: dict[str, type[Grid] | type[BlackBox] | type[Population]] = {
-    "grid": Grid, "blackbox": BlackBox, "population": Population,
+Comparison = Study | Grid | BlackBox | Population  # of several optimizers
+AnyStudy = Comparison | Imitation
+STUDIES: dict[str, type[Grid] | type[BlackBox] | type[Population] | type[Imitation]] = {
+    "grid": Grid, "blackbox": BlackBox, "population": Population, "imitation": Imitation,
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import l2o
-from experiments import report, report_blackbox, report_population
+from experiments import report, report_blackbox, report_imitation, report_population
 from l2o.artifact import ZOO
 from l2o.errors import UserError
 
@@ -32,6 +32,14 @@ def scores(results: dict[str, Any]) -> dict[str, Any]:
             tables |= {cell["cell"]: report_blackbox.of_cell(results, cell) for cell in results["cells"]}
         return {
             "study": {name: study[name] for name in ("description", "seed", "runs", *size, "tasks")},
+            "tables": {
+                n: [dict(zip(header, row, strict=True)) for row in rows] for n, (header, rows) in tables.items()
+            },
+        }
+    if study.get("kind") == "imitation":
+        tables = {name: report_imitation.overall(results, name) for name in results["learned"]}
+        return {
+            "study": {name: study[name] for name in ("description", "seed", "instances", "trials", "task")},
             "tables": {
                 n: [dict(zip(header, row, strict=True)) for row in rows] for n, (header, rows) in tables.items()
             },

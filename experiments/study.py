@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 import l2o
 from experiments import report, statistics
-from experiments.config import AnyStudy, Population, RatesConfig, Study
+from experiments.config import Comparison, Population, RatesConfig, Study
 from experiments.document import explain
 from experiments.progress import Say
 from experiments.run import claim
@@ -51,7 +51,7 @@ class Column(NamedTuple):
     identity: str = ""
 
 
-def columns(study: AnyStudy) -> list[Column]:
+def columns(study: Comparison) -> list[Column]:
     """The optimizers of a study, learned ones first.
 
     Raises:
