@@ -269,5 +269,5 @@ def test_suggestions_are_timed_with_the_cache_and_without(bench):
     found, output, _ = bench("suggestion")
     assert found["parameters"] > 1e6
     for row in found["rows"]:
-        assert 0 < row["milliseconds"]["cache"] and 0 < row["milliseconds"]["again"]
+        assert row["milliseconds"]["cache"] > 0 and row["milliseconds"]["again"] > 0
         assert str(row["trials"]) in output
