@@ -232,7 +232,13 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
         # the median is that of when the last extreme came: it would change with almost every trial
         extreme = (scaling.anchor != state.range.anchor) | (scaling.span != state.range.span) | (state.fed < 0)
         scaling = jax.tree.map(lambda new, old: jnp.where(extreme, new, old), scaling, state.range)
-        state = jax.lax.cond(extreme, again, further, state, scaling)
+
+        # a loop of at most one round, not a cond: mapped over runs, XLA 0.10 for CPUs compiles that to wrong numbers
+        def once(carry):
+            return jnp.zeros_like(extreme), again(carry[1], scaling)
+
+        _, state = jax.lax.while_loop(lambda carry: carry[0], once, (extreme, state))
+        state = further(state, scaling)
         tokens, _, _ = propose(net, theta, state.study, state.context, key, config.sampling)
         x = state.space.from_tokens(tokens, config.bins)
         return jax.tree.map(lambda a: a[None], ravel_pytree(state.start)[1](x)), state

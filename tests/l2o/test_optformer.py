@@ -328,3 +328,21 @@ def test_tokens_of_a_slot_do_not_depend_on_the_number_of_parameters():
     np.testing.assert_array_equal(a.slot, [SLOTS + 1, 2, 3, SLOTS, 2, 3, SLOTS])
     np.testing.assert_array_equal(a.trial, [0, 1, 1, 1, 2, 2, 2])
     np.testing.assert_array_equal(a.next_trial, [1, 1, 1, 2, 2, 2, 3])
+
+
+def test_runs_side_by_side_are_those_one_by_one(theta):
+    """Also where some of them read everything again and others do not, under one jit."""
+    levels = jnp.array([[0, 3, 9], [4, 0, 2], [0, 0, 0], [5, 2, 3]])
+
+    def one(levels, key):
+        ends = jnp.where(levels > 0, levels - 1.0, 5.0)
+        space = Space.mixed(jnp.where(levels > 0, 0.0, -5.0), ends, levels, jnp.zeros(3, int), jnp.ones(3, bool))
+        optimizer = TINY.build().bind(theta)
+        task = bowl(Problem(space, space.low))
+        _, found = l2o.unroll(optimizer, task, optimizer.init(key, task.problem), key, TRIALS)
+        return found.x
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    together = jax.jit(jax.vmap(one))(levels, keys)
+    for i in range(4):
+        np.testing.assert_allclose(together[i], jax.jit(one)(levels[i], jax.random.clone(keys[i])), atol=1e-6)
