@@ -49,7 +49,8 @@ def _plain(steps: int) -> Callable[[dict[str, Any]], None]:
         parts = [f"step {row['step']}/{steps}", f"meta-loss {row['meta_loss']:.4f}"]
         if "validation" in row:
             rest = {name: value for name, value in row.items() if name.startswith("validation_")}
-            shown = ", ".join(f"{name.removeprefix('validation_')} {value:.4g}" for name, value in rest.items())
+            names = {name: name.removeprefix("validation_") for name in rest} | {"validation_final": "final loss"}
+            shown = ", ".join(f"{names[name]} {value:.4g}" for name, value in rest.items())
             parts.append(f"validation {row['validation']:.4f} ({shown})")
         if row["skipped"]:
             parts.append(f"skipped {row['skipped']}")
