@@ -126,7 +126,9 @@ def test_the_inner_optimizer_lives_in_the_unit_cube(n):
     for i in range(n):
         row = jax.tree.map(lambda a, i=i: a[i], u)
         # written without Space, and without its projection, whose derivative on a wall is not the chain rule's
-        in_cube = jax.grad(lambda v: bowl(None, jax.tree.map(lambda s, lo, hi: lo + s * (hi - lo), v, *BOX)))(row)
+        in_cube = jax.grad(
+            lambda v: bowl(None, jax.tree.map(lambda s, lo, hi: lo + s * (hi - lo), v, BOX.low, BOX.high))
+        )(row)
         assert_close(jax.tree.map(lambda a, i=i: a[i], seen.gradient), in_cube, rtol=1e-4, atol=1e-4)
 
 
@@ -146,7 +148,7 @@ def test_descent_in_the_cube_equals_descent_by_hand_and_stays_in_the_box(rate):
     _, trajectory = jax.jit(lambda s: unroll(wrapped, task, s, jax.random.key(1), 6))(state)
     assert jax.vmap(jax.vmap(BOX.contains))(trajectory.x).all()
 
-    low, high = (np.concatenate([np.ravel(a) for a in jax.tree.leaves(tree)]).astype(float) for tree in BOX)
+    low, high = (np.concatenate([np.ravel(a) for a in jax.tree.leaves(tree)]).astype(float) for tree in BOX[:2])
     u = np.full(5, 0.4)
     for t in range(6):
         x = low + u * (high - low)
