@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import l2o
 from experiments.bench.timing import in_turns
 from l2o import Evaluation, Optimizer, Problem, Space
-from l2o.optformer.optformer import OptFormerConfig, OptFormerState
+from l2o.baselines.flat import Flat
+from l2o.optformer.optformer import OptFormerConfig
 
 DIMENSION = 4
 
 
-def told(optimizer: Optimizer, trials: int) -> OptFormerState:
+def told(optimizer: Optimizer, trials: int) -> Flat:
     """Its state after so many trials of a bowl, all but the last of them read."""
     space = Space.box(jnp.zeros(DIMENSION), jnp.ones(DIMENSION))
     state = optimizer.init(jax.random.key(0), Problem(space, jnp.full(DIMENSION, 0.5)))
@@ -26,17 +27,17 @@ def told(optimizer: Optimizer, trials: int) -> OptFormerState:
     return state
 
 
-def suggest(optimizer: Optimizer, state: OptFormerState, again: bool) -> tuple[Any, Any]:
+def suggest(optimizer: Optimizer, state: Flat, again: bool) -> tuple[Any, Any]:
     """`carry -> carry`: the suggestion after the last trial, which the cache lacks, or with `again` after all."""
-    fed = state.fed * 0 - 1 if again else state.fed
+    fed = jnp.full_like(state.inner.fed, -1) if again else jnp.copy(state.inner.fed)
+    filled = jnp.copy(state.inner.context.filled)
 
     def call(carry):
         state, count = carry
-        before = state._replace(fed=fed, context=state.context._replace(filled=filled))
-        x, after = optimizer.ask(jax.random.fold_in(jax.random.key(0), count), before)
+        before = state.inner._replace(fed=fed, context=state.inner.context._replace(filled=filled))
+        x, after = optimizer.ask(jax.random.fold_in(jax.random.key(0), count), state._replace(inner=before))
         return after, count + 1 + 0 * x[0, 0].astype(jnp.int32)
 
-    filled = jnp.copy(state.context.filled)
     return call, (jax.tree.map(jnp.copy, state), jnp.zeros((), jnp.int32))
 
 

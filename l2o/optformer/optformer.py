@@ -14,27 +14,21 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 from pydantic import Field, model_validator
 
-from l2o.baselines.search import need_bounds
+from l2o.baselines.flat import flat_space, over_flat_points
 from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Theta, Trajectory
 from l2o.optformer.decoding import Context, Sampling, Study, begin, masked_log_softmax, propose, read
 from l2o.optformer.model import Network, Sizes, network
 from l2o.optformer.prompt import Prompt, Range, reading, stripped
-from l2o.optformer.vocabulary import Vocabulary
+from l2o.optformer.vocabulary import Algorithm, Vocabulary
 from l2o.registry import register
-from l2o.space import Space, X
-
-Algorithm = Literal[
-    "unknown", "random", "grid", "shuffled_grid", "hill_climbing", "regularized_evolution", "eagle",
-    "evolution_strategy", "gp_ucb",
-]  # fmt: skip
+from l2o.space import Space
 
 
 class OptFormerState(NamedTuple):
     """What it has been told, and what the network has read of it.
 
     Attributes:
-      space: a mixed one, of flat points.
-      start: a point, for its structure.
+      space: a mixed one.
       study: encoded metadata, legal tokens and slots; encoded once.
       fixed: range of the values, if the prompt fixes it.
       points: tokens of the trials.
@@ -46,7 +40,6 @@ class OptFormerState(NamedTuple):
     """
 
     space: Space
-    start: X
     study: Study
     fixed: Range | None
     points: Int[Array, "t d"]
@@ -127,15 +120,6 @@ class OptFormerConfig(OptimizerConfig):
         )
 
 
-def flat_space(space: Space) -> Space:
-    """The same space as a mixed one of flat points."""
-    if space.is_mixed:
-        return space
-    low, high = ravel_pytree(space.low)[0], ravel_pytree(space.high)[0]
-    zeros = jnp.zeros(low.size, jnp.int32)
-    return Space.mixed(low, high, zeros, zeros, jnp.ones(low.size, bool))
-
-
 def _prompt(config: OptFormerConfig, problem: Problem, space: Space) -> Prompt:
     given = problem.context
     prompt = given if isinstance(given, Prompt) else stripped(space, config.algorithm)
@@ -188,8 +172,7 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
 
     def init(key: Any, problem: Problem) -> OptFormerState:
         del key
-        need_bounds(config.kind, problem)
-        space, start = flat_space(problem.space), jax.tree.map(jnp.asarray, problem.start)
+        space = problem.space
         prompt = _prompt(config, problem, space)
         d, zero = space.low.size, jnp.zeros((), jnp.int32)
         study = Study(
@@ -201,7 +184,7 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
         context = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), context)
         scaling = Range.of(jnp.zeros(1), jnp.zeros(1, bool))
         return OptFormerState(
-            space, start, study, prompt.range, jnp.zeros((room, d), jnp.int32), jnp.full(room, jnp.nan, jnp.float32),
+            space, study, prompt.range, jnp.zeros((room, d), jnp.int32), jnp.full(room, jnp.nan, jnp.float32),
             zero, context, zero - 1, scaling,
         )  # fmt: skip
 
@@ -233,20 +216,18 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
         extreme = (scaling.anchor != state.range.anchor) | (scaling.span != state.range.span) | (state.fed < 0)
         scaling = jax.tree.map(lambda new, old: jnp.where(extreme, new, old), scaling, state.range)
 
-        # a loop of at most one round, not a cond: mapped over runs, XLA 0.10 for CPUs compiles that to wrong numbers
+        # a loop of at most one round, not a cond: that gave wrong logits, mapped over runs under jit (JAX 0.10.2, CPU)
         def once(carry):
             return jnp.zeros_like(extreme), again(carry[1], scaling)
 
         _, state = jax.lax.while_loop(lambda carry: carry[0], once, (extreme, state))
         state = further(state, scaling)
         tokens, _, _ = propose(net, theta, state.study, state.context, key, config.sampling)
-        x = state.space.from_tokens(tokens, config.bins)
-        return jax.tree.map(lambda a: a[None], ravel_pytree(state.start)[1](x)), state
+        return state.space.from_tokens(tokens, config.bins)[None], state
 
-    def tell(key, state: OptFormerState, x: X, evaluation):
+    def tell(key, state: OptFormerState, x: Float[Array, "n d"], evaluation):
         del key
-        flat = jax.vmap(lambda point: ravel_pytree(point)[0])(x)
-        points = jax.vmap(lambda point: state.space.to_tokens(point, config.bins))(flat)
+        points = jax.vmap(lambda point: state.space.to_tokens(point, config.bins))(x)
 
         def insert(state: OptFormerState, told):
             point, value = told
@@ -263,4 +244,4 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
 
         return jax.lax.scan(insert, state, (points, evaluation.value.astype(jnp.float32)))[0]
 
-    return Optimizer(init, ask, tell)
+    return over_flat_points(config.kind, Optimizer(init, ask, tell))

@@ -24,8 +24,8 @@ class Range(NamedTuple):
     """How values are scaled to the unit interval, where the smallest are best.
 
     The share of a value is that of `log(1 + curve (value - anchor))`. Chen et al. (2022) scale linearly; then, where
-    values span orders of magnitude, the best trials of a study all fall into one bin, and nobody could tell from the
-    tokens which one an algorithm went on from.
+    values span orders of magnitude, many of the best trials of a study fall into one bin, and nobody could tell from
+    the tokens which one an algorithm went on from.
 
     Attributes:
       anchor: the least value.

@@ -4,7 +4,7 @@ The values of parameters and metrics come first, so that the logits of a decoded
 after them what stands in place of a metric's value. Then the words of the metadata, and bytes for names.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 MARKS = ("infeasible", "pending")  # in place of a value: a failed evaluation, and one still in progress
 WORDS = (
@@ -14,10 +14,11 @@ WORDS = (
     "linear", "log", "reverse_log",
     "minimize", "maximize",
 )  # fmt: skip
-ALGORITHMS = (
+Algorithm = Literal[
     "unknown", "random", "grid", "shuffled_grid", "hill_climbing", "regularized_evolution", "eagle",
     "evolution_strategy", "gp_ucb",
-)  # fmt: skip
+]  # fmt: skip
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 KINDS = ("float", "integer", "discrete", "categorical")
 SCALES = ("linear", "log", "reverse_log")  # in the order of the constants in l2o.space
 

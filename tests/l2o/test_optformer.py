@@ -62,7 +62,7 @@ def test_likelihood_is_what_was_sampled_with(theta, fail):
     optimizer = learned.bind(theta)
     _, whole = run(theta, task, fail)
     drawn_as = jax.jit(
-        lambda state, key: propose(TINY.network(), theta, state.study, state.context, key, TINY.sampling)
+        lambda state, key: propose(TINY.network(), theta, state.inner.study, state.inner.context, key, TINY.sampling)
     )
     ask, tell = jax.jit(optimizer.ask), jax.jit(optimizer.tell)
     state, sums = optimizer.init(jax.random.key(1), task), []
@@ -251,12 +251,13 @@ def test_a_new_extreme_is_read_again_and_nothing_else(theta):
     seen = []
     for t, value in enumerate([5.0, 1.0, 3.0, 2.0, 0.5, 7.0]):
         x, state = jax.jit(optimizer.ask)(jax.random.key(t), state)
-        seen.append(float(state.range.anchor) if t else None)
-        assert int(state.fed) == t
+        seen.append(float(state.inner.range.anchor) if t else None)
+        assert int(state.inner.fed) == t
         state = optimizer.tell(jax.random.key(t), state, x, Evaluation(jnp.array([value])))
         _, partial = optimizer.ask(jax.random.key(t), state)
-        _, full = optimizer.ask(jax.random.key(t), state._replace(fed=jnp.asarray(-1), fixed=partial.range))
-        np.testing.assert_allclose(full.context.logits, partial.context.logits, atol=1e-5)
+        forgotten = state.inner._replace(fed=jnp.asarray(-1), fixed=partial.inner.range)
+        _, full = optimizer.ask(jax.random.key(t), state._replace(inner=forgotten))
+        np.testing.assert_allclose(full.inner.context.logits, partial.inner.context.logits, atol=1e-5)
     assert seen[1:] == [5.0, 1.0, 1.0, 1.0, 0.5]
 
 
