@@ -75,7 +75,8 @@ class ImitationConfig(LearnerConfig):
                 found = log_prob(theta, problem, run)
                 trials = jnp.sum(run.mask)
                 coordinates = trials * problem.context.parameters
-                return -jnp.sum(found["x"]), -jnp.sum(found["y"]), coordinates, trials
+                told = jnp.sum(run.mask & (run.evaluation.value[:, 0] != -jnp.inf))
+                return -jnp.sum(found["x"]), -jnp.sum(found["y"]), coordinates, told
 
             return [jnp.sum(a) for a in jax.vmap(one)(keys)]
 

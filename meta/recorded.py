@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from l2o.core import Evaluation, Problem, Task, Trajectory
 from l2o.errors import UserError
@@ -22,6 +22,8 @@ from l2o.searchspace import SearchSpace
 from l2o.space import Space
 from meta.trajectories import Studies, concatenate, load
 from tasks.family import FamilyConfig, Split, TaskFamily
+
+LATE = 8  # trials, the last ones, of which some are told as in progress
 
 
 class Records(NamedTuple):
@@ -60,6 +62,8 @@ class TrajectoriesConfig(FamilyConfig):
         length, instead of always 0.2 to 0.8 (Chen et al. 2022, appendix).
       drop_names: probability that a study is told without its names.
       drop_algorithm: probability that the algorithm is told as unknown.
+      pending: probability that some of the last trials of a cut study are told as in progress.
+      weights: how many times the studies of each path count; by default once.
     """
 
     kind: Literal["trajectories"] = "trajectories"
@@ -69,20 +73,29 @@ class TrajectoriesConfig(FamilyConfig):
     rescale: bool = True
     drop_names: float = Field(default=0.3, ge=0, le=1)
     drop_algorithm: float = Field(default=0.05, ge=0, le=1)
+    pending: float = Field(default=0.2, ge=0, le=1)
+    weights: tuple[Annotated[int, Field(ge=1, le=1000)], ...] | None = Field(default=None, strict=False)
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.weights is not None and len(self.weights) != len(self.paths):
+            raise ValueError(f"weights: found {len(self.weights)}, expected one for each of {len(self.paths)} paths")
+        return self
 
     def build(self, split: Split = "train") -> TaskFamily:
         del split  # both parts are in the family, so that validation can tell them apart
-        studies = load_studies([Path(path) for path in self.paths])
-        count = studies.length.size
-        order = np.random.default_rng(0).permutation(count)
-        kept = max(round(self.held_out * count), 1)
+        studies, counts = load_studies([Path(path) for path in self.paths])
+        order = np.random.default_rng(0).permutation(sum(counts))
+        kept = max(round(self.held_out * order.size), 1)
+        times = np.repeat(self.weights or (1,) * len(counts), counts)
         total = np.asarray(studies.length) * (np.asarray(studies.dimension) + 1)
 
         def by_total(index):
             index = index[np.argsort(total[index], kind="stable")]
             return jnp.asarray(index, jnp.int32), jnp.asarray(total[index], jnp.int32)
 
-        return Recorded(self, studies, *by_total(order[kept:]), *by_total(order[:kept]))
+        train, test = (np.repeat(some, times[some]) for some in (order[kept:], order[:kept]))
+        return Recorded(self, studies, *by_total(train), *by_total(test))
 
 
 @jax.tree_util.register_dataclass
@@ -128,7 +141,8 @@ class Recorded(TaskFamily):
         """
         config = self.config
         index, total = (self.test, self.test_total) if held_out else (self.train, self.train_total)
-        which, cut, scale_key, low_key, order_key, first_key, name_key, algorithm_key = jax.random.split(key, 8)
+        keys = jax.random.split(key, 10)
+        which, cut, scale_key, low_key, order_key, first_key, name_key, algorithm_key, some_key, open_key = keys
         start = jnp.minimum(jnp.searchsorted(total, above, side="right"), total.size - 1)
         row = index[jax.random.randint(which, (), start, total.size)]
         study: Records = jax.tree.map(lambda a: a[row], self.studies)
@@ -140,7 +154,10 @@ class Recorded(TaskFamily):
         mask = jnp.arange(rows) < length
         spread = jnp.where(config.rescale, jax.random.uniform(scale_key, minval=0.3), 0.6)
         low = jnp.where(config.rescale, jax.random.uniform(low_key) * (1 - spread), 0.2)
-        scaling = Range.of(study.y[:rows], mask, low, low + spread)
+        some = ~held_out & (jax.random.uniform(some_key) < config.pending)
+        late = jnp.arange(rows) >= length - LATE
+        y = jnp.where(some & late & mask & jax.random.bernoulli(open_key, shape=(rows,)), -jnp.inf, study.y[:rows])
+        scaling = Range.of(y, mask, low, low + spread)
         order = jnp.argsort(
             jnp.where(jnp.arange(d) < study.dimension, jax.random.uniform(order_key, (d,)) * config.permute, 2.0)
         )
@@ -155,7 +172,7 @@ class Recorded(TaskFamily):
         )  # fmt: skip
         prompt = Prompt(token, slot, first, study.dimension, scaling, jnp.zeros(most, jnp.int8))
         problem = Problem(space, space.from_unit(jnp.full(d, 0.5)), 0.3, length, prompt)
-        return problem, Trajectory(study.x[:rows, order][:, None], Evaluation(study.y[:rows, None]), mask)
+        return problem, Trajectory(study.x[:rows, order][:, None], Evaluation(y[:, None]), mask)
 
 
 def described(
@@ -175,8 +192,8 @@ def described(
     return token[packed], slot[packed]
 
 
-def load_studies(paths: Sequence[Path]) -> Records:
-    """All studies of several sets.
+def load_studies(paths: Sequence[Path]) -> tuple[Records, list[int]]:
+    """All studies of several sets, and how many each of these has.
 
     Raises:
       UserError: a set is missing, unfinished or damaged.
@@ -190,7 +207,8 @@ def load_studies(paths: Sequence[Path]) -> Records:
     x, y, length, dimension, algorithm = (
         jnp.asarray(a) for a in (found.x, found.y, found.length, found.dimension, found.algorithm)
     )
-    return Records(space, x, y, length, dimension, algorithm, *_names(found))
+    records = Records(space, x, y, length, dimension, algorithm, *_names(found))
+    return records, [s.studies.length.size for s in sets]
 
 
 def _names(studies: Studies) -> tuple[Int[Array, "n h"], Int[Array, "n d s"]]:

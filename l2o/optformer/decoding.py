@@ -81,15 +81,18 @@ def draw(
     return token, log_probs[token]
 
 
-def begin(network: Network, theta: Theta, study: Study, tokens: Int[Array, "n"], count: Int[Array, ""]) -> Context:
-    """Read the start token and the first `count` of n tokens of trials; the context has room for 1 + n.
+def begin(
+    network: Network, theta: Theta, study: Study, tokens: Int[Array, "n"], count: Int[Array, ""], spare: int = 0
+) -> Context:
+    """Read the start token and the first `count` of n tokens of trials; the context has room for 1 + n + spare.
 
     Only whole trials may be counted.
     """
     position = jnp.arange(tokens.size + 1) - 1
     entries = reading(_stands(tokens, 0), position, study.start, study.first, jnp.asarray(study.sizes.size))
     logits, keys = network.decode(theta, entries, study.memory, ())
-    return Context(keys._replace(mask=position < count), 1 + count, logits[count])
+    keys = keys._replace(mask=position < count)
+    return Context(_with_room(keys, spare), 1 + count, logits[count])
 
 
 def read(network: Network, theta: Theta, study: Study, context: Context, tokens: Int[Array, "n"]) -> Context:
@@ -107,6 +110,16 @@ def read(network: Network, theta: Theta, study: Study, context: Context, tokens:
 def _stands(tokens: Int[Array, "n"], begun: Int[Array, ""] | int) -> Callable:
     """What stands at a position, where these tokens begin at `begun`."""
     return lambda position: tokens[jnp.clip(position - begun, 0, tokens.size - 1)]
+
+
+def _with_room(keys: Keys, spare: int) -> Keys:
+    """The keys with so many more rows, which do not count."""
+
+    def more(a, axis):
+        return jnp.pad(a, [(0, spare if i == axis else 0) for i in range(a.ndim)])
+
+    wide = {name: more(getattr(keys, name), 1) for name in ("key", "value", "outcome")}
+    return Keys(**wide, **{name: more(getattr(keys, name), 0) for name in ("token", "trial", "slot", "mask")})
 
 
 def _insert(keys: Keys, made: Keys, at: Int[Array, ""], filled: Int[Array, ""]) -> Keys:
@@ -152,3 +165,18 @@ def propose(
     begun = context.logits, own, zeros
     (logits, _, tokens), log_probs = jax.lax.scan(step, begun, places)
     return tokens, log_probs, logits
+
+
+def predict(
+    network: Network, theta: Theta, study: Study, context: Context, tokens: Int[Array, "d"]
+) -> Float[Array, "outputs"]:
+    """Logits of the value of a trial with these parameters, if it came next; vmap over tokens for many trials."""
+    d, begun = study.sizes.size, context.filled - 1
+    entries = reading(_stands(tokens, begun), begun + jnp.arange(d), study.start, study.first, jnp.asarray(d))
+    logits, _ = network.decode(theta, entries, study.memory, (context.keys,))
+    return logits[-1]
+
+
+def value_probabilities(logits: Float[Array, "outputs"], bins: int, temperature: float) -> Float[Array, "bins+1"]:
+    """Of each bin, and of a failed evaluation."""
+    return jnp.exp(masked_log_softmax(logits / temperature, jnp.asarray(bins + 1))[: bins + 1])

@@ -16,7 +16,9 @@ from pydantic import Field, model_validator
 
 from l2o.baselines.flat import flat_space, over_flat_points
 from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Theta, Trajectory
-from l2o.optformer.decoding import Context, Sampling, Study, begin, masked_log_softmax, propose, read
+from l2o.optformer.acquisition import Acquisition
+from l2o.optformer.choice import Choice, choose
+from l2o.optformer.decoding import Context, Sampling, Study, begin, masked_log_softmax, read
 from l2o.optformer.model import Network, Sizes, network
 from l2o.optformer.prompt import Prompt, Range, reading, stripped
 from l2o.optformer.vocabulary import Algorithm, Vocabulary
@@ -34,6 +36,8 @@ class OptFormerState(NamedTuple):
       points: tokens of the trials.
       values: of the trials as they were told.
       told: trials there are.
+      open: tokens of the trials that were asked for and not told yet, the latest.
+      opened: how many these are.
       context: what the decoder has read.
       fed: trials among that.
       range: that their values were scaled by.
@@ -45,6 +49,8 @@ class OptFormerState(NamedTuple):
     points: Int[Array, "t d"]
     values: Float[Array, "t"]
     told: Int[Array, ""]
+    open: Int[Array, "p d"]
+    opened: Int[Array, ""]
     context: Context
     fed: Int[Array, ""]
     range: Range
@@ -67,6 +73,13 @@ class OptFormerConfig(OptimizerConfig):
       temperature: of sampling; 1 is the policy as it was learned.
       top_k: sample from so many of the likeliest tokens alone.
       nucleus: sample from the likeliest tokens alone that together have this probability.
+      acquisition: "none" for a trial drawn from the policy; otherwise how candidates are ranked, see
+        `l2o.optformer.acquisition`.
+      candidates: how many are ranked.
+      source: where they are drawn from: the policy ("prior"), or uniformly from the space ("random").
+      value_temperature: of predicted values.
+      lookahead: trials that the best candidates are rolled forward before one is chosen.
+      max_pending: trials in progress that it sees, the latest.
     """
 
     kind: Literal["optformer"] = "optformer"
@@ -82,6 +95,12 @@ class OptFormerConfig(OptimizerConfig):
     temperature: float = Field(default=1.0, gt=0)
     top_k: int | None = Field(default=None, ge=1)
     nucleus: float | None = Field(default=None, gt=0, le=1)
+    acquisition: Acquisition | Literal["none"] = "none"
+    candidates: int = Field(default=64, ge=1, le=100_000)
+    source: Literal["prior", "random"] = "prior"
+    value_temperature: float = Field(default=1.0, gt=0)
+    lookahead: int = Field(default=0, ge=0, le=100)
+    max_pending: int = Field(default=8, ge=1, le=1000)
 
     @model_validator(mode="after")
     def _check(self):
@@ -89,6 +108,8 @@ class OptFormerConfig(OptimizerConfig):
             raise ValueError(
                 f"width must be a multiple of 8 times the heads, found {self.width} and {self.heads} heads"
             )
+        if self.acquisition == "none" and self.lookahead:
+            raise ValueError("lookahead ranks candidates, and with acquisition 'none' there are none: expected 0")
         return self
 
     @property
@@ -100,6 +121,19 @@ class OptFormerConfig(OptimizerConfig):
     def sampling(self) -> Sampling:
         """How its tokens are drawn."""
         return Sampling(self.temperature, self.top_k, self.nucleus)
+
+    @property
+    def choice(self) -> Choice:
+        """How the next trial is chosen."""
+        return Choice(
+            self.acquisition, self.candidates, self.source, self.sampling, self.value_temperature, self.bins,
+            self.lookahead,
+        )  # fmt: skip
+
+    @property
+    def spare(self) -> int:
+        """Trials that a context has room for, beside those that were told."""
+        return self.max_pending + self.lookahead
 
     def network(self) -> Network:
         """The transformer."""
@@ -132,7 +166,7 @@ def _log_prob(
     """Log-probabilities of the parameters and of the value of each trial, given all that came before; 0 where masked.
 
     Values are scaled by the prompt's range, or by that of the whole trajectory. Only what may be at a place counts:
-    tokens that are illegal there have probability 0.
+    tokens that are illegal there have probability 0. A value of -inf is that of a trial in progress, which has none.
     """
     v, space = config.vocabulary, flat_space(problem.space)
     prompt = _prompt(config, problem, space)
@@ -164,7 +198,7 @@ def _log_prob(
 
     every = jnp.arange(trials)
     columns = jax.vmap(lambda place: jnp.where(place < parameters, of(every, place), 0.0))(jnp.arange(d))
-    return {"x": jnp.sum(columns, 0), "y": of(every, parameters)}
+    return {"x": jnp.sum(columns, 0), "y": jnp.where(values == -jnp.inf, 0.0, of(every, parameters))}
 
 
 def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer:
@@ -180,12 +214,12 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
             jnp.full((), v.word("start"), jnp.int32),
         )  # fmt: skip
         tokens = jnp.zeros(room * (d + 1), jnp.int32)
-        context = jax.eval_shape(lambda: begin(net, theta, study, tokens, zero))
+        context = jax.eval_shape(lambda: begin(net, theta, study, tokens, zero, config.spare * (d + 1)))
         context = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), context)
         scaling = Range.of(jnp.zeros(1), jnp.zeros(1, bool))
         return OptFormerState(
             space, study, prompt.range, jnp.zeros((room, d), jnp.int32), jnp.full(room, jnp.nan, jnp.float32),
-            zero, context, zero - 1, scaling,
+            zero, jnp.zeros((config.max_pending, d), jnp.int32), zero, context, zero - 1, scaling,
         )  # fmt: skip
 
     def trials_as_tokens(state: OptFormerState, scaling: Range) -> Int[Array, "t dy"]:
@@ -194,7 +228,8 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
     def again(state: OptFormerState, scaling: Range) -> OptFormerState:
         """Read everything, in one pass."""
         trials = trials_as_tokens(state, scaling)
-        context = begin(net, theta, state.study, trials.reshape(-1), state.told * trials.shape[1])
+        size = trials.shape[1]
+        context = begin(net, theta, state.study, trials.reshape(-1), state.told * size, config.spare * size)
         return state._replace(context=context, fed=state.told, range=scaling)
 
     def further(state: OptFormerState, scaling: Range) -> OptFormerState:
@@ -207,6 +242,30 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
 
         context, fed = jax.lax.while_loop(lambda carry: carry[1] < state.told, one, (state.context, state.fed))
         return state._replace(context=context, fed=fed)
+
+    def with_open(state: OptFormerState) -> Context:
+        """What was read, and then the trials in progress."""
+
+        def one(carry):
+            context, i = carry
+            return read(net, theta, state.study, context, jnp.append(state.open[i], v.pending)), i + 1
+
+        begun = state.context, jnp.zeros((), jnp.int32)
+        return jax.lax.while_loop(lambda carry: carry[1] < state.opened, one, begun)[0]
+
+    def append(rows: Int[Array, "p d"], count: Int[Array, ""], row: Int[Array, "d"]):
+        """Rows with one more; the first one goes where they are full."""
+        full = count == rows.shape[0]
+        rows, count = jnp.where(full, jnp.roll(rows, -1, 0), rows), jnp.where(full, count - 1, count)
+        return rows.at[count].set(row), count + 1
+
+    def without(rows: Int[Array, "p d"], count: Int[Array, ""], row: Int[Array, "d"]):
+        """Rows without the first one that is equal to this, if there is one."""
+        places = jnp.arange(rows.shape[0])
+        same = jnp.all(rows == row[None], 1) & (places < count)
+        found, at = jnp.any(same), jnp.argmax(same)
+        shifted = jnp.where((places >= at)[:, None], jnp.roll(rows, -1, 0), rows)
+        return jnp.where(found, shifted, rows), count - found
 
     def ask(key, state: OptFormerState):
         scaling = state.fixed
@@ -222,8 +281,16 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
 
         _, state = jax.lax.while_loop(lambda carry: carry[0], once, (extreme, state))
         state = further(state, scaling)
-        tokens, _, _ = propose(net, theta, state.study, state.context, key, config.sampling)
-        return state.space.from_tokens(tokens, config.bins)[None], state
+        shares = jnp.where(jnp.isfinite(state.values), scaling.share(state.values), jnp.inf)
+        best = jnp.min(jnp.where(jnp.arange(room) < state.told, shares, jnp.inf))
+        seen = jnp.concatenate([state.open, state.points])  # the trials in progress first, as their number varies less
+        valid = jnp.concatenate([jnp.arange(config.max_pending) < state.opened, jnp.arange(room) < state.told])
+        tokens = choose(
+            net, theta, state.study, with_open(state), key, config.choice, state.space,
+            jnp.where(jnp.isfinite(best), best, 0.5), seen, valid,
+        )  # fmt: skip
+        rows, count = append(state.open, state.opened, tokens)
+        return state.space.from_tokens(tokens, config.bins)[None], state._replace(open=rows, opened=count)
 
     def tell(key, state: OptFormerState, x: Float[Array, "n d"], evaluation):
         del key
@@ -231,6 +298,8 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
 
         def insert(state: OptFormerState, told):
             point, value = told
+            rows, count = without(state.open, state.opened, point)
+            state = state._replace(open=rows, opened=count)
             full = state.told == room
             away = jnp.where(full, max(room // 4, 1), 0)
             state = state._replace(
@@ -242,6 +311,7 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
                 told=state.told + 1,
             ), None  # fmt: skip
 
-        return jax.lax.scan(insert, state, (points, evaluation.value.astype(jnp.float32)))[0]
+        value = evaluation.value.astype(jnp.float32)
+        return jax.lax.scan(insert, state, (points, jnp.where(jnp.isfinite(value), value, jnp.nan)))[0]
 
     return over_flat_points(config.kind, Optimizer(init, ask, tell))

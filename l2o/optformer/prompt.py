@@ -71,12 +71,23 @@ class Range(NamedTuple):
         part = jnp.where(straight, distance, bent(distance)) / jnp.where(whole > 0, whole, 1.0)
         return jnp.where(whole > 0, self.low + (self.high - self.low) * part, 0.5 * (self.low + self.high))
 
+    def value(self, share: Float[Array, "t"]) -> Float[Array, "t"]:
+        """The values at places of the unit interval; inverse of `share` where the range is not empty."""
+        straight = self.curve == 0
+        whole = jnp.where(straight, self.span, jnp.log1p(self.curve * self.span))
+        part = whole * (share - self.low) / (self.high - self.low)
+        bent = jnp.sign(part) * jnp.expm1(jnp.abs(part)) / jnp.where(straight, 1.0, self.curve)
+        return self.anchor + jnp.where(straight, part, bent)
+
     def tokens(self, values: Float[Array, "t"], vocabulary: Vocabulary) -> Int[Array, "t"]:
-        """Bins of scaled values, those outside of the unit interval in the first or last; or of failed evaluations."""
+        """Bins of scaled values, those outside of the unit interval in the first or last.
+
+        For NaN or +inf the mark of a failed evaluation, and for -inf that of one in progress.
+        """
         valid = jnp.isfinite(values)
         scaled = self.share(jnp.where(valid, values, self.anchor))
         bins = jnp.clip(jnp.floor(scaled * vocabulary.bins), 0, vocabulary.bins - 1).astype(jnp.int32)
-        return jnp.where(valid, bins, vocabulary.infeasible)
+        return jnp.where(valid, bins, jnp.where(values == -jnp.inf, vocabulary.pending, vocabulary.infeasible))
 
 
 class Prompt(NamedTuple):
