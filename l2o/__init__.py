@@ -4,6 +4,8 @@
 >>> tx = l2o.load("lstm").optax()  # an ordinary optax transformation
 """
 
+from typing import TYPE_CHECKING, Any
+
 from l2o import baselines as baselines
 from l2o import blackbox as blackbox
 from l2o import evolution as evolution
@@ -30,12 +32,26 @@ from l2o.interop.evosax import from_evosax
 from l2o.interop.minimize import minimize
 from l2o.interop.optax import from_optax
 from l2o.interop.search import Result, Search, Trial
+from l2o.interop.study import Study
 from l2o.parameter import Parameter
 from l2o.registry import Config, by_kind, kinds, register
 from l2o.searchspace import SearchSpace
 from l2o.sequential import one_at_a_time
 from l2o.space import Space
 from l2o.unroll import query, unroll
+
+if TYPE_CHECKING:
+    from l2o.interop.sampler import OptFormerSampler as OptFormerSampler
+else:
+
+    def __getattr__(name: str) -> Any:
+        """`OptFormerSampler`, when it is asked for, as its base class is Optuna's."""
+        if name != "OptFormerSampler":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from l2o.interop.sampler import OptFormerSampler
+
+        return OptFormerSampler
+
 
 __all__ = [
     "BaselineConfig",
@@ -53,6 +69,7 @@ __all__ = [
     "Search",
     "SearchSpace",
     "Space",
+    "Study",
     "Task",
     "Trajectory",
     "Trial",
