@@ -16,7 +16,7 @@ from l2o.optformer.vocabulary import ALGORITHMS
 from l2o.registry import register
 from l2o.searchspace import SearchSpace
 from meta.rollouts import SourceConfig
-from meta.trajectories import ARRAYS, Manifest, Studies, Writer, concatenate
+from meta.trajectories import ARRAYS, Manifest, Studies, Writer, concatenate, documents
 
 
 class Imported(NamedTuple):
@@ -83,7 +83,6 @@ def packed(found: list[Imported], origins: tuple[str, ...], algorithm: str) -> S
     for study in found:
         space, d = study.space.space, len(study.space)
         about = {"name": study.name, "metric": study.metric, "goal": study.goal, "space": study.space.to_dict()}
-        text = np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), np.uint8)
         numbers = {
             "length": len(study.y), "dimension": d, "algorithm": ALGORITHMS.index(algorithm),
             "origin": origins.index(study.origin), "seed": 0,
@@ -91,7 +90,7 @@ def packed(found: list[Imported], origins: tuple[str, ...], algorithm: str) -> S
         y = single_precision(study.y if study.goal == "minimize" else -study.y)
         arrays = {"x": study.x, "y": y, **{name: np.asarray(a) for name, a in space._asdict().items()}, **numbers}
         shaped = {name: np.asarray(arrays[name], dtype)[None] for name, (_, dtype) in ARRAYS.items()}
-        rows.append(Studies(**shaped, text=text, text_end=np.array([len(text)], np.int64)))
+        rows.append(Studies(**shaped, **documents([about])))
     return concatenate(rows, max(len(study.y) for study in found), max(len(study.space) for study in found))
 
 

@@ -21,7 +21,7 @@ from l2o.optformer.vocabulary import ALGORITHMS
 from l2o.registry import Config, by_kind, nearest, register
 from l2o.unroll import queries_and_values, unroll
 from meta.dispatch import Clock, Part, Queue
-from meta.trajectories import Manifest, Studies, Writer, concatenate
+from meta.trajectories import Manifest, Studies, Writer, concatenate, documents
 from tasks.family import FamilyConfig, Params, TaskFamily
 
 LICENCE = "Apache-2.0"
@@ -168,7 +168,11 @@ def rollout(optimizer: Optimizer, trials: int) -> Callable[[TaskFamily, UInt32[A
 
 
 class Recorder:
-    """Computes shards: one call of a program for each family and batch."""
+    """Computes shards: one call of a program for each family and batch.
+
+    A family may have, on the host, an `origin` (what its tasks are called in the set) and an `about` (the names of a
+    study, see `Studies.about`).
+    """
 
     def __init__(self, config: RolloutsConfig, seed: int):
         self.config, self.seed = config, seed
@@ -205,6 +209,7 @@ class Recorder:
     def compute(self, part: Part, device: Device, go_on: Callable[[], bool]) -> Studies | None:
         """All studies of a shard; None where it was stopped."""
         found: list[dict[str, np.ndarray]] = []
+        about: list[dict[str, Any] | None] = []
         for family, seeds in zip(self.families[part.dimension], self.seeds(part), strict=True):
             origin = self.origins.index(getattr(family, "origin", self.config.task.kind))
             for begin in range(0, len(seeds), part.batch):
@@ -216,11 +221,14 @@ class Recorder:
                 with self._alone(part, program, arguments):
                     arrays = {name: np.asarray(a)[: len(here)] for name, a in program(*arguments).items()}
                 found.append({**arrays, "seed": here, "origin": np.full(len(here), origin)})
+                about += [getattr(family, "about", None)] * len(here)
         whole = {name: np.concatenate([arrays[name] for arrays in found]) for name in found[0]}
         n = len(whole["y"])
         algorithm = ALGORITHMS.index(self.config.teachers[part.teacher].name)
         rest = {"length": self.config.trials, "dimension": part.dimension, "algorithm": algorithm}
         studies = Studies(**whole, **{name: np.full(n, value) for name, value in rest.items()})
+        if any(about):
+            studies = studies._replace(**documents(about))
         return concatenate([studies], self.config.trials, max(self.families))
 
 

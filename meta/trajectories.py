@@ -78,6 +78,12 @@ class Studies(NamedTuple):
         return json.loads(self.text[begin : int(self.text_end[i])].tobytes() or b"null")
 
 
+def documents(about: Sequence[dict[str, Any] | None]) -> dict[str, np.ndarray]:
+    """`text` and `text_end` of studies with these names: the inverse of `Studies.about`."""
+    texts = [b"" if each is None else json.dumps(each, ensure_ascii=False).encode() for each in about]
+    return {"text": np.frombuffer(b"".join(texts), np.uint8), "text_end": np.cumsum([*map(len, texts)], dtype=np.int64)}
+
+
 class Shard(Config):
     """A file of the manifest."""
 

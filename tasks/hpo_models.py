@@ -20,7 +20,7 @@ DATASETS: tuple[Dataset, ...] = get_args(Dataset)
 MODELS: tuple[Model, ...] = get_args(Model)
 WORST = {"r2": -1.0, "mae": 2.0, "log_loss": 20.0}  # where a fit diverges, values are cut here
 GOALS = {"accuracy": "maximize", "log_loss": "minimize", "f1_macro": "maximize", "r2": "maximize", "mae": "minimize"}
-VIEWS = 6  # of a dataset: 0 is all of it, the others are random parts of its rows and columns
+VIEWS = 4  # of a dataset: 0 is all of it, the others are random parts of its rows and columns
 ROWS = 400  # most rows of a dataset that are used
 FOLDS = 3
 

@@ -14,9 +14,9 @@ from safetensors.numpy import load_file, save_file
 from scipy.stats import qmc
 from threadpoolctl import threadpool_limits
 
+from tasks.hpo import TABLES
 from tasks.hpo_models import DATASETS, MODELS, SPACES, VIEWS, metrics, score
 
-TABLES = Path(__file__).parent / "tables" / "hpo.safetensors"
 PARTS = Path("runs/hpo_tables")  # finished tables, until all are
 SETTINGS = 256
 

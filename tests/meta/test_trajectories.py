@@ -8,14 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from pydantic import ValidationError
 
 from l2o.errors import UserError
 from l2o.optformer.vocabulary import ALGORITHMS
 from l2o.space import Space
 from meta.dispatch import Part, Queue
+from meta.recorded import TrajectoriesConfig
 from meta.rollouts import Recorder, RolloutsConfig, by_dimension, generate, plan
 from meta.trajectories import ARRAYS, MANIFEST, Studies, concatenate, load, read_manifest
+from tasks import hpo
+from tasks.hpo_models import SPACES
 
 TASK = {"kind": "bbob_mixed", "functions": ["sphere", "step_ellipsoid"], "dimensions": [1, 3], "noises": ["none"]}
 TEACHERS = [
@@ -234,3 +238,36 @@ def test_programs_that_call_lapack_run_one_at_a_time():
     for part in recorder.plan:
         assert recorder.compute(part, jax.devices()[0], lambda: True) is not None
     assert recorder.serial == {(0, 1): True, (1, 1): False}
+
+
+@pytest.fixture
+def tuning(monkeypatch, tmp_path):
+    """Two families of one task each, of three parameters, with names."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for model in ("knn", "svm"):
+        space = SPACES[model]
+        settings = [space.from_unit(u) for u in rng.uniform(size=(20, 3))]
+        arrays[f"wine.0.{model}.x"] = np.array([space.to_point(s) for s in settings], np.float32)
+        arrays[f"wine.0.{model}.accuracy"] = rng.uniform(size=20).astype(np.float32)
+    safetensors.numpy.save_file(arrays, tmp_path / "tables.safetensors")
+    monkeypatch.setattr(hpo, "TABLES", tmp_path / "tables.safetensors")
+    return {"kind": "hpo", "datasets": ["wine"], "models": ["knn", "svm"], "views": [0], "metrics": ["accuracy"]}
+
+
+def test_studies_of_tasks_with_names_keep_them(tuning, recorded, tmp_path):
+    config = rollouts(task=tuning, teachers=TEACHERS[:1], shard=8)
+    manifest = generate(config, tmp_path / "named", seed=1, devices=jax.devices()[:1])
+    assert manifest.planned == 3 and manifest.origins == ("wine.0.knn.accuracy", "wine.0.svm.accuracy")
+    studies = load(tmp_path / "named").studies
+    for i in range(22):
+        model = ("knn", "svm")[studies.origin[i]]
+        assert studies.about(i) == {
+            "name": f"{model} on wine", "metric": "accuracy", "goal": "maximize", "space": SPACES[model].to_dict()
+        }  # fmt: skip
+    assert np.all(studies.y < 0), "what is maximized is recorded as its negative"
+    sets = [recorded, tmp_path / "named"]
+    records = TrajectoriesConfig(paths=tuple(map(str, sets))).build().studies
+    assert len(records.length) == 31 + 22 and np.all(records.names[:31] < 0) and np.all(records.names[31:, :, 0] >= 0)
+    both = concatenate([load(path).studies for path in sets], 6, 3)
+    assert both.about(0) is None and both.about(52) == studies.about(21)
