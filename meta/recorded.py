@@ -23,6 +23,7 @@ from l2o.space import Space
 from meta.trajectories import Studies, concatenate, load
 from tasks.family import FamilyConfig, Split, TaskFamily
 
+SEGMENT = 4  # tokens that say what a parameter is, beside its names
 LATE = 8  # trials, the last ones, of which some are told as in progress
 
 
@@ -95,7 +96,9 @@ class TrajectoriesConfig(FamilyConfig):
             return jnp.asarray(index, jnp.int32), jnp.asarray(total[index], jnp.int32)
 
         train, test = (np.repeat(some, times[some]) for some in (order[kept:], order[:kept]))
-        return Recorded(self, studies, *by_total(train), *by_total(test))
+        names = np.sum(np.asarray(studies.names) >= 0, (1, 2)) + np.sum(np.asarray(studies.header) >= 0, 1)
+        longest = int(np.max(names + SEGMENT * np.asarray(studies.dimension))) + 1
+        return Recorded(self, studies, *by_total(train), *by_total(test), longest)
 
 
 @jax.tree_util.register_dataclass
@@ -109,6 +112,7 @@ class Recorded(TaskFamily):
     train_total: Any
     test: Any
     test_total: Any
+    longest: int = field(metadata={"static": True})  # metadata, in tokens
 
     def sample(self, key):
         """A random study for training, of leading axis 1 less."""
@@ -170,6 +174,7 @@ class Recorded(TaskFamily):
             space, algorithm, jnp.where(hide_names & (jnp.arange(study.header.size) > 0), -1, study.header),
             jnp.where(hide_names, -1, study.names[order]), study.dimension, first,
         )  # fmt: skip
+        token, slot = token[: self.longest], slot[: self.longest]
         prompt = Prompt(token, slot, first, study.dimension, scaling, jnp.zeros(most, jnp.int8))
         problem = Problem(space, space.from_unit(jnp.full(d, 0.5)), 0.3, length, prompt)
         return problem, Trajectory(study.x[:rows, order][:, None], Evaluation(y[:, None]), mask)
