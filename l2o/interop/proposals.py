@@ -1,4 +1,4 @@
-"""Any black-box optimizer behind a Python loop: which one is meant, and its proposals in the unit cube, one by one."""
+"""Any black-box optimizer behind a Python loop: which one is meant, and its proposals in a space, one by one."""
 
 import functools
 from collections import deque
@@ -41,12 +41,14 @@ class Source(NamedTuple):
       identity: what a log compares; None for an object that has no name.
       optimizer: the optimizer, or the architecture that becomes one with theta.
       theta: meta-parameters, () where there are none.
+      loaded: the artifact that both are of, None where there is none.
     """
 
     name: str
     identity: dict[str, Any] | None
     optimizer: OptimizerConfig | Optimizer | HostOptimizer
     theta: Theta = ()
+    loaded: Loaded | None = None
 
 
 def source(optimizer: Named) -> Source:
@@ -87,7 +89,7 @@ def _learned(name: str, loaded: Loaded) -> Source:
     if loaded.learned.native is not None:
         raise _reads_gradients(name)
     identity = {"theta_sha256": loaded.sha256, **loaded.config.model_dump(mode="json")}
-    return Source(name, identity, loaded.config, loaded.theta)
+    return Source(name, identity, loaded.config, loaded.theta, loaded)
 
 
 def _reads_gradients(name: str) -> UserError:
@@ -132,17 +134,17 @@ def _programs(optimizer: OptimizerConfig | Optimizer | HostOptimizer) -> _Progra
         return jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(root), t), which)
 
     def init(theta, init_key, problem):
-        return bind(theta).init(jax.random.wrap_key_data(init_key), problem), np.int32(0)
+        return problem.space, bind(theta).init(jax.random.wrap_key_data(init_key), problem), np.int32(0)
 
     def ask(theta, root, carry):
-        state, t = carry
+        space, state, t = carry
         x, state = bind(theta).ask(key(root, t, 0), state)
-        return (jnp.clip(jnp.asarray(x, jnp.float32), 0, 1), t), (state, t + np.int32(1))
+        return (jax.vmap(space.project)(jnp.asarray(x, jnp.float32)), t), (space, state, t + np.int32(1))
 
     def tell(theta, root, carry, asked, value):
-        state, now = carry
+        space, state, now = carry
         x, t = asked
-        return bind(theta).tell(key(root, t, 2), state, x, Evaluation(value)), now
+        return space, bind(theta).tell(key(root, t, 2), state, x, Evaluation(value)), now
 
     def tell_and_ask(theta, root, carry, asked, value):
         return ask(theta, root, tell(theta, root, carry, asked, value))
@@ -173,11 +175,16 @@ class Ticket(NamedTuple):
 
     batch: Batch
     row: int
-    u: np.ndarray
+    x: np.ndarray
+
+
+def unit_cube(dimensions: int) -> Space:
+    """The box from 0 to 1."""
+    return Space.box(jnp.zeros(dimensions, jnp.float32), jnp.ones(dimensions, jnp.float32))
 
 
 class Proposer:
-    """Proposals in the unit cube, one by one, from an optimizer that asks for n points at a time.
+    """Proposals in a space, one by one, from an optimizer that asks for n points at a time.
 
     A batch is told when all its values are there; until then the optimizer is asked again without it. The state stays
     on the device, and a tell waits for the next ask, so that both are one dispatch. What is computed depends on the
@@ -185,20 +192,18 @@ class Proposer:
 
     Args:
       source: the optimizer.
-      dimensions: of the cube.
+      space: a box or a mixed one, whose points are [d].
       budget: evaluations that the run will have; the optimizer is told how many batches these are.
       seed: of all randomness.
     """
 
-    def __init__(self, source: Source, dimensions: int, budget: int, seed: int):
+    def __init__(self, source: Source, space: Space, budget: int, seed: int):
         self._programs = _programs(source.optimizer)
         self._theta = source.theta
         init_key, run_key = jax.random.split(jax.random.key(seed))
         self._root = jax.random.key_data(run_key)
-        ones = jnp.ones(dimensions, jnp.float32)
-        problem = Problem(
-            Space.box(0 * ones, ones), 0.5 * ones, jnp.asarray(SCALE, jnp.float32), jnp.asarray(budget, jnp.int32)
-        )
+        centre = space.from_unit(jnp.full_like(space.low, 0.5))
+        problem = Problem(space, centre, jnp.asarray(SCALE, jnp.float32), jnp.asarray(budget, jnp.int32))
         arguments = (self._theta, jax.random.key_data(init_key))
         self.n = self._programs.population(*arguments, problem)
         rounds = jnp.asarray(-(-budget // self.n), jnp.int32)
@@ -218,7 +223,7 @@ class Proposer:
             if not np.isfinite(points).all():
                 raise RuntimeError("the optimizer proposed a point that is not finite")
             batch = Batch(asked, len(points))
-            self._ready.extend(Ticket(batch, row, u) for row, u in enumerate(points))
+            self._ready.extend(Ticket(batch, row, x) for row, x in enumerate(points))
         return self._ready.popleft()
 
     def _ask(self) -> tuple:
@@ -242,7 +247,7 @@ class Proposer:
         if batch.missing == 0:
             self._full.append(batch)
 
-    def replace(self, ticket: Ticket, u: np.ndarray) -> None:
+    def replace(self, ticket: Ticket, x: np.ndarray) -> None:
         """Another point was evaluated in place of the proposed one."""
         points, t = ticket.batch.asked
-        ticket.batch.asked = (jnp.asarray(points).at[ticket.row].set(u), t)
+        ticket.batch.asked = (jnp.asarray(points).at[ticket.row].set(x), t)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from l2o.errors import UserError
-from l2o.interop.proposals import Named, Proposer, Ticket, source
+from l2o.interop.proposals import Named, Proposer, Ticket, source, unit_cube
 from l2o.interop.searchlog import SearchLog
 
 
@@ -154,7 +154,7 @@ class Search:
     def _started(self) -> Proposer:
         """The optimizer, where the log left it. Late, so that a finished log compiles nothing."""
         if self._proposer is None:
-            proposer = Proposer(self._source, self._low.size, self.budget, self._seed)
+            proposer = Proposer(self._source, unit_cube(self._low.size), self.budget, self._seed)
             for event in self._log.events if self._log else ():
                 if "asked" in event:
                     ticket = self._tickets[event["asked"]] = proposer.propose()
@@ -168,7 +168,7 @@ class Search:
 
     def _point(self, ticket: Ticket) -> np.ndarray:
         """In float64, and exact at both ends, so that a box of any size loses nothing."""
-        u = ticket.u.astype(np.float64)
+        u = ticket.x.astype(np.float64)
         return np.clip(self._low * (1 - u) + self._high * u, self._low, self._high)
 
     def ask(self) -> Trial:
@@ -183,10 +183,10 @@ class Search:
         ticket = self._started().propose()
         self.proposal_seconds += time.perf_counter() - start
         self._tickets[self._asked] = ticket
-        trial = self._opened(self._point(ticket))
+        x = self._point(ticket)
         if self._log:
-            self._log.write({"asked": trial.number, "x": trial.x.tolist()})
-        return trial
+            self._log.write({"asked": self._asked, "x": x.tolist()})
+        return self._opened(x)
 
     def observe(self, trial: Trial, value: Any, *, error: str | None = None, seconds: float | None = None) -> None:
         """Say what the evaluation of a trial gave.
@@ -202,7 +202,7 @@ class Search:
         """
         if not isinstance(trial, Trial) or self._open.get(trial.number) is not trial:
             raise UserError("observe takes a trial that this search asked for, once")
-        value = math.nan if error is not None else _real(value)
+        value = math.nan if error is not None else real_number(value)
         if error is None and not math.isfinite(value):
             error = f"the value is {value}"
         start = time.perf_counter()
@@ -255,7 +255,12 @@ def _told(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _real(value: Any) -> float:
+def real_number(value: Any) -> float:
+    """The value of an evaluation as a float.
+
+    Raises:
+      UserError: it is not one real number.
+    """
     if type(value) is float:
         return value
     if isinstance(value, numbers.Real):

@@ -466,7 +466,7 @@ def test_a_logged_point_counts_more_than_the_proposed_one(tmp_path):
     first = proposer.propose()
     proposer.replace(first, np.array([6 / 15, 1 / 15]))
     proposer.tell(first, -1.0)
-    np.testing.assert_allclose(resumed.history[1].x, np.array([-5, 0]) + 15 * proposer.propose().u, atol=1e-5)
+    np.testing.assert_allclose(resumed.history[1].x, np.array([-5, 0]) + 15 * proposer.propose().x, atol=1e-5)
 
 
 OTHERS = {
@@ -482,7 +482,7 @@ def test_a_log_of_another_run_is_refused(tmp_path, name):
     call = {"bounds": BOUNDS, "optimizer": "random", "budget": 5, "seed": 0, "log": tmp_path / "log"}
     minimize(bowl, **call)
     content = (tmp_path / "log").read_bytes()
-    with pytest.raises(UserError, match=f"the log of another run, its {name} is .* there"):
+    with pytest.raises(UserError, match=f"the log of another search, its {name} is .* there"):
         minimize(bowl, **call | OTHERS[name])
     assert (tmp_path / "log").read_bytes() == content
 
