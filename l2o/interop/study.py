@@ -1,0 +1,350 @@
+"""A study over a space of named parameters, for those who own the loop: suggest, evaluate, observe."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+
+from l2o.core import HostOptimizer
+from l2o.errors import UserError
+from l2o.interop.proposals import Named, Proposer, Source, Ticket, source, unit_cube
+from l2o.interop.search import real_number, whole_number
+from l2o.interop.studylog import StudyLog, assignment
+from l2o.optformer.optformer import OptFormerConfig
+from l2o.optformer.policy import Policy, Prediction
+from l2o.optformer.prompt import prompt
+from l2o.optformer.record import Record, RecordedTrial
+from l2o.optformer.vocabulary import ALGORITHMS
+from l2o.searchspace import SearchSpace
+
+
+@dataclass(eq=False, repr=False)
+class StudyTrial:
+    """One evaluation.
+
+    Attributes:
+      number: counted from 0, in the order of suggestion.
+      value: what was observed; None while it is pending, and where it failed.
+      error: why it failed, None where it did not.
+    """
+
+    number: int
+    _parameters: dict[str, Any]
+    value: float | None = None
+    error: str | None = None
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What to evaluate, by name; a copy."""
+        return dict(self._parameters)
+
+    @property
+    def state(self) -> str:
+        """ "pending", "complete", or "infeasible" where the evaluation failed."""
+        if self.error is not None:
+            return "infeasible"
+        return "pending" if self.value is None else "complete"
+
+    def __repr__(self) -> str:
+        outcome = "" if self.value is None else f", value {self.value}"
+        return (
+            f"<trial {self.number}, {self.state}{outcome}{f': {self.error}' if self.error else ''}, {self.parameters}>"
+        )
+
+
+class Study:
+    """The tuning of named parameters: ask for suggestions, evaluate them, and say what came of it.
+
+    Values may come in any order, some of them never. One thread at a time may call it.
+
+    Args:
+      space: an `l2o.SearchSpace`, a dictionary that `SearchSpace.from_dict` takes, or one of Optuna's distributions.
+      optimizer: "optformer" or another trained one of its kind, which reads names and predicts; or anything else that
+        `l2o.minimize` takes. It sees the kinds and scales of the parameters, or the unit cube if it runs on the host.
+      name: of the study, for an optimizer that reads it; so is the name of the metric.
+      metric: what is measured.
+      goal: "minimize" or "maximize" it.
+      seed: decides all randomness: the same calls give the same suggestions.
+      budget: evaluations that are planned, for optimizers that plan; an optformer does not.
+      earlier: finished studies of the same space, as `Study` or `Record`, that an optformer reads before this one. They
+        are read as they are now, and are not kept in the file.
+      path: a file that gets everything as it comes, and from which the same call goes on after a kill as if there had
+        been none. Whatever `observe` or `fail` was told is on the disk when they return. Trials that were suggested
+        without an answer are suggested again first.
+
+    Attributes:
+      space, name, metric, goal: as given.
+
+    Raises:
+      UserError: bad input, or a file that is damaged, in use, or of another study.
+
+    >>> import l2o
+    >>> study = l2o.Study({"x": (-5.0, 5.0), "kind": ["a", "b"]}, optimizer="random", goal="maximize")
+    >>> for _ in range(20):
+    ...     trial = study.suggest()
+    ...     study.observe(trial, -abs(trial.parameters["x"]))
+    >>> study.best.value > -1
+    True
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace | Mapping[str, Any],
+        optimizer: Named = "optformer",
+        *,
+        name: str = "",
+        metric: str = "",
+        goal: Literal["minimize", "maximize"] = "minimize",
+        seed: int = 0,
+        budget: int = 100,
+        earlier: "Sequence[Study | Record]" = (),
+        path: str | Path | None = None,
+    ):
+        self.space = _space(space)
+        for what, text in (("name", name), ("metric", metric)):
+            if not isinstance(text, str):
+                raise UserError(f"the {what} of a study is {text!r:.80}: expected a string")
+        self.name, self.metric, self.goal = name, metric, goal
+        self._source = source(optimizer)
+        algorithm = self._source.name if self._source.name in ALGORITHMS else "unknown"
+        self._about = Record(self.space, name, metric, goal, algorithm)
+        self._seed = whole_number("seed", seed, 0, 2**32 - 1)
+        budget = whole_number("budget", budget, 1, 2**31 - 1)
+        self._policy: Policy | None = None
+        if isinstance(self._source.optimizer, OptFormerConfig) and self._source.loaded is not None:
+            self._policy = Policy(self._source.loaded)
+            prompt(self._about)  # refuses too many parameters
+        else:
+            self._proposals = _Proposals(self._source, self._about, budget, self._seed)
+        self._earlier = self._records(earlier)
+        self._trials: list[StudyTrial] = []
+        self._events: list[dict[str, Any]] = []
+        self._log = None if path is None else StudyLog(path, self._header(budget), self.space)
+        for event in self._log.events if self._log else ():
+            self._happened(event)
+        self._again = list(self._trials)  # those of a run that was killed before it knew their values
+
+    def _header(self, budget: int) -> dict[str, Any]:
+        return {
+            "space": [{"name": name, **fields} for name, fields in self.space.to_dict().items()],
+            "name": self.name,
+            "metric": self.metric,
+            "goal": self.goal,
+            "optimizer": self._source.name,
+            "identity": self._source.identity,
+            "budget": None if self._policy else budget,
+            "seed": self._seed,
+        }
+
+    def _records(self, earlier: Any) -> list[Record]:
+        if not isinstance(earlier, Iterable):
+            raise UserError(f"earlier is {earlier!r:.80}: expected a list of studies")
+        records = [each.record if isinstance(each, Study) else each for each in earlier]
+        if records and self._policy is None:
+            raise UserError(f"{self._source.name} reads no earlier studies: an optimizer of kind 'optformer' does")
+        for i, record in enumerate(records):
+            if not isinstance(record, Record):
+                raise UserError(f"earlier[{i}] is {record!r:.80}: expected a study")
+            if record.space != self.space:
+                raise UserError(f"earlier[{i}] has another space: expected the parameters of this study")
+        return records
+
+    def _write(self, event: dict[str, Any]) -> None:
+        if self._log:
+            self._log.write(event)
+        self._happened(event)
+
+    def _happened(self, event: dict[str, Any]) -> None:
+        """All that changes a study; the same for what happens and for what is read from its file."""
+        if "asked" in event:
+            self._trials += [StudyTrial(n, p) for n, p in enumerate(event["parameters"], event["asked"])]
+        elif "added" in event:
+            self._trials.append(StudyTrial(event["added"], event["parameters"], event["value"], event["error"]))
+        else:
+            trial = self._trials[event["told"]]
+            trial.value, trial.error = event["value"], event["error"]
+        self._events.append(event)
+
+    @overload
+    def suggest(self, count: Literal[1] = 1) -> StudyTrial: ...
+
+    @overload
+    def suggest(self, count: int) -> list[StudyTrial]: ...
+
+    def suggest(self, count: int = 1) -> StudyTrial | list[StudyTrial]:
+        """What to evaluate next.
+
+        Args:
+          count: how many trials, that somebody evaluates side by side.
+
+        Returns:
+          A trial, or of several a list.
+
+        Raises:
+          RuntimeError: the optimizer proposed something that is not finite.
+        """
+        count = whole_number("count", count, 1, 10_000)
+        waiting = [trial for trial in self._again if trial.state == "pending"]
+        found = waiting[:count] + self._new(count - len(waiting))
+        self._again = waiting[count:]
+        return found[0] if count == 1 else found
+
+    def _new(self, count: int) -> list[StudyTrial]:
+        number = len(self._trials)
+        if count <= 0:
+            return []
+        if self._policy is not None:
+            found = self._policy.suggest(self.record, count, seed=self._seed, earlier=self._earlier)
+        else:
+            found = self._proposals.suggest(self._events, number, count)
+        self._write({"asked": number, "parameters": found})
+        return self._trials[number:]
+
+    def observe(self, trial: StudyTrial | Mapping[str, Any], value: Any) -> None:
+        """Say what the evaluation of a trial gave.
+
+        Args:
+          trial: what `suggest` returned; or, for an optformer, any assignment of the space, which becomes a new trial.
+            Other optimizers can be told of their own suggestions alone.
+          value: of the metric; a real number. NaN or an infinity says that the evaluation failed.
+
+        Raises:
+          UserError: the value is not a real number, the trial has an outcome already, or it is of another study.
+        """
+        value = real_number(value)
+        if math.isfinite(value):
+            self._close("observe", trial, value, None)
+        else:
+            self._close("observe", trial, None, f"the value is {value}")
+
+    def fail(self, trial: StudyTrial | Mapping[str, Any], error: object = "the evaluation failed") -> None:
+        """Say that the evaluation of a trial failed, and perhaps why.
+
+        Raises:
+          UserError: the trial has an outcome already, or it is of another study.
+        """
+        self._close("fail", trial, None, str(error))
+
+    def _close(self, what: str, trial: Any, value: float | None, error: str | None) -> None:
+        outcome = {"value": value, "error": error}
+        if isinstance(trial, Mapping):
+            if self._policy is None:
+                raise UserError(
+                    f"{self._source.name} can be told of its own suggestions alone: an optimizer of kind 'optformer' "
+                    f"takes any parameters"
+                )
+            parameters = assignment(self.space, trial)
+            self._write({"added": len(self._trials), "parameters": parameters, **outcome})
+            return
+        if not isinstance(trial, StudyTrial) or self._trials[trial.number : trial.number + 1] != [trial]:
+            raise UserError(f"{what} takes a trial that this study suggested, found {trial!r:.80}")
+        if trial.state != "pending":
+            raise UserError(f"{what}: trial {trial.number} is {trial.state} already, expected one that is pending")
+        self._write({"told": trial.number, **outcome})
+
+    @property
+    def best(self) -> StudyTrial | None:
+        """The trial with the best value, the first of equals; None where none has succeeded."""
+        complete = [(trial.value, trial) for trial in self._trials if trial.value is not None]
+        choose = max if self.goal == "maximize" else min  # both take the first of equals
+        return choose(complete, key=lambda pair: pair[0], default=(None, None))[1]
+
+    @property
+    def history(self) -> list[StudyTrial]:
+        """All trials by number, pending and failed ones included."""
+        return list(self._trials)
+
+    @property
+    def record(self) -> Record:
+        """The study as data, for `l2o.optformer`."""
+        trials = [RecordedTrial(t.parameters, t.value, t.state) for t in self._trials]
+        return replace(self._about, trials=trials)
+
+    def predict(self, points: Iterable[Mapping[str, Any]]) -> list[Prediction]:
+        """What an optformer believes the values of these assignments to be, given all trials so far.
+
+        Raises:
+          UserError: the optimizer has no such beliefs, or a point is no assignment of the space.
+        """
+        if self._policy is None:
+            raise UserError(f"{self._source.name} predicts nothing: an optimizer of kind 'optformer' does")
+        if isinstance(points, Mapping) or not isinstance(points, Iterable):
+            raise UserError(f"points are {points!r:.80}: expected a list of dictionaries")
+        found = [assignment(self.space, point) for point in points]
+        return self._policy.predict(self.record, found, earlier=self._earlier)
+
+    def close(self) -> None:
+        """Close the file, if there is one, which lets another process have it."""
+        if self._log:
+            self._log.close()
+
+    def __enter__(self) -> "Study":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        states = [trial.state for trial in self._trials]
+        best = "none" if self.best is None else self.best.value
+        others = "".join(f", {states.count(s)} {s}" for s in ("pending", "infeasible") if s in states)
+        about = f"{self.name!r}, " if self.name else ""
+        return f"Study({about}{self._source.name}, {self.goal}, {len(states)} trials{others}, best {best})"
+
+
+class _Proposals:
+    """What a black-box optimizer proposes, from where the events of a study have left it."""
+
+    def __init__(self, source: Source, about: Record, budget: int, seed: int):
+        # what runs on the host knows of boxes alone
+        host, space = isinstance(source.optimizer, HostOptimizer), about.space
+        self._to, self._from = (space.to_unit, space.from_unit) if host else (space.to_point, space.from_point)
+        self._arguments = source, unit_cube(len(space)) if host else space.space, budget, seed
+        self._sign = -1 if about.goal == "maximize" else 1
+        self._forget()
+
+    def _forget(self) -> None:
+        self._proposer: Proposer | None = None
+        self._tickets: dict[int, Ticket] = {}
+        self._replayed = 0
+
+    def suggest(self, events: list[dict[str, Any]], number: int, count: int) -> list[dict[str, Any]]:
+        """Assignments for the trials from this number on, after all these events."""
+        try:
+            if self._proposer is None:  # late, so that nothing is compiled for a finished study
+                self._proposer = Proposer(*self._arguments)
+            for event in events[self._replayed :]:
+                self._replay(self._proposer, event)
+            self._replayed = len(events)
+            tickets = [self._ticket(self._proposer, n) for n in range(number, number + count)]
+        except BaseException:  # after Ctrl-C, too, it is made again from the events
+            self._forget()
+            raise
+        return [self._from(ticket.x) for ticket in tickets]
+
+    def _ticket(self, proposer: Proposer, number: int) -> Ticket:
+        if number not in self._tickets:
+            self._tickets[number] = proposer.propose()
+        return self._tickets[number]
+
+    def _replay(self, proposer: Proposer, event: dict[str, Any]) -> None:
+        if "told" in event:
+            value = math.nan if event["value"] is None else self._sign * event["value"]
+            proposer.tell(self._tickets.pop(event["told"]), value)
+            return
+        for number, parameters in enumerate(event["parameters"], event["asked"]):
+            ticket, x = self._ticket(proposer, number), self._to(parameters)
+            # a place in the unit cube is rounded to a whole number or category, and another machine rounds otherwise
+            if not np.allclose(x, ticket.x, rtol=1e-6, atol=1e-12):
+                proposer.replace(ticket, x)
+
+
+def _space(space: Any) -> SearchSpace:
+    if isinstance(space, SearchSpace):
+        return space
+    if isinstance(space, Mapping) and any(type(each).__module__.startswith("optuna.") for each in space.values()):
+        return SearchSpace.from_optuna(space)
+    return SearchSpace.from_dict(space)

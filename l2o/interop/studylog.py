@@ -1,0 +1,63 @@
+"""The file of a study, from which the same study goes on.
+
+Events, in the order in which they happened: `{"asked": 0, "parameters": [{...}, ...]}` for the trials that were
+suggested together, from number 0 on; `{"told": 0, "value": 0.93, "error": null}`, with an error in place of a value
+where the evaluation failed; and `{"added": 7, "parameters": {...}, "value": ..., "error": ...}` for a trial that nobody
+suggested.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from l2o.errors import UserError
+from l2o.interop.eventlog import EventLog, is_outcome
+from l2o.searchspace import SearchSpace
+
+
+class StudyLog(EventLog):
+    """The open file of a study over a space."""
+
+    FORMAT = "l2o-study"
+    NOUN, OWNER, MAKER = "file", "study", "l2o.Study"
+
+    def __init__(self, path: str | Path, header: dict[str, Any], space: SearchSpace):
+        self._space = space
+        super().__init__(path, header)
+
+    def checker(self, header: dict[str, Any]) -> Callable[[dict[str, Any]], bool]:
+        """See the base class."""
+        count, open_ = 0, set()
+
+        def fits(event: dict[str, Any]) -> bool:
+            nonlocal count
+            told, parameters = event.get("told"), event.get("parameters")
+            if event.get("asked") == count and isinstance(parameters, list) and parameters:
+                open_.update(range(count, count + len(parameters)))
+                count += len(parameters)
+                return all(map(self._is_assignment, parameters))
+            if event.get("added") == count and is_outcome(event):
+                count += 1
+                return self._is_assignment(parameters)
+            if isinstance(told, int) and told in open_ and is_outcome(event):
+                open_.remove(told)
+                return True
+            return False
+
+        return fits
+
+    def _is_assignment(self, parameters: Any) -> bool:
+        try:
+            return assignment(self._space, parameters) == parameters
+        except UserError:
+            return False
+
+
+def assignment(space: SearchSpace, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """These parameters in the order of a space, as Python's own numbers and strings.
+
+    Raises:
+      UserError: they are no assignment of the space.
+    """
+    space.to_unit(parameters)  # refuses them
+    return {p.name: p.value(p.index(parameters[p.name])) for p in space.parameters}
