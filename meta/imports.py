@@ -1,7 +1,6 @@
 """Studies recorded elsewhere: Optuna's storages, and the evaluations of HPO-B."""
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,6 +16,7 @@ from l2o.registry import register
 from l2o.searchspace import SearchSpace
 from meta.rollouts import SourceConfig
 from meta.trajectories import ARRAYS, Manifest, Studies, Writer, concatenate, documents
+from tasks import hpob
 
 
 class Imported(NamedTuple):
@@ -179,10 +179,9 @@ def _optuna_study(study: Any) -> Imported | None:
 
 @register
 class HPOBConfig(ImportConfig):
-    """Evaluations of HPO-B (Pineda Arango et al. 2021): tables of machine learning methods on datasets.
+    """Evaluations of HPO-B, see `tasks.hpob`.
 
-    A file is JSON, {search space: {dataset: {"X": points of the unit cube, "y": accuracies}}}. The rows of a table are
-    put in a random order, and every so many of them are a study.
+    The rows of a table are put in a random order, and every so many of them are a study.
 
     Attributes:
       path: of the file.
@@ -198,46 +197,11 @@ class HPOBConfig(ImportConfig):
     most: int = Field(default=100, ge=1)
 
     def read(self, seed):
-        try:
-            tables = json.loads(Path(self.path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"source.path: {self.path} cannot be read: {error.strerror}") from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"source.path: {self.path} is not valid JSON: {error}") from None
-        missing = [name for name in self.spaces if name not in _table(tables, self.path)]
-        if missing:
-            raise UserError(f"source.spaces: {self.path} has no search space {missing[0]!r}")
-        for name in self.spaces or tables:
-            for dataset, table in _table(tables[name], f"{self.path}: {name}").items():
-                yield from self._studies(name, dataset, table, np.random.default_rng(seed))
-
-    def _studies(self, name: str, dataset: str, table: Any, rng: np.random.Generator) -> Iterator[Imported]:
-        where = f"{self.path}: {name}.{dataset}"
-        if not {"X", "y"} <= _table(table, where).keys():
-            raise UserError(f"{where}: found {', '.join(table) or 'nothing'}, expected X and y")
-        x, y = (_numbers(table[field], f"{where}.{field}") for field in ("X", "y"))
-        y = y.reshape(-1)
-        if x.ndim != 2 or len(x) != len(y) or not x.shape[1]:
-            raise UserError(f"{where}: found X of shape {list(x.shape)} and {len(y)} values, expected a row for each")
-        if not np.all((x >= 0) & (x <= 1)):
-            raise UserError(f"{where}.X: found numbers that are not between 0 and 1")
-        space = SearchSpace.from_dict({f"x{i}": (0.0, 1.0) for i in range(x.shape[1])})
-        order = rng.permutation(len(y))[: self.most * self.trials]
-        for first in range(0, len(order), self.trials):
-            rows = order[first : first + self.trials]
-            yield Imported(
-                name, "accuracy", "maximize", space, x[rows].astype(np.float32), y[rows], f"{name}/{dataset}"
-            )
-
-
-def _table(data: Any, where: str) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        raise UserError(f"{where}: found {type(data).__name__}, expected a table of HPO-B")
-    return data
-
-
-def _numbers(data: Any, where: str) -> Float64[np.ndarray, "..."]:
-    try:
-        return np.array(data, np.float64)
-    except (ValueError, TypeError):
-        raise UserError(f"{where}: expected an array of numbers") from None
+        for name, dataset, x, y in hpob.read(Path(self.path), self.spaces):
+            order = np.random.default_rng(seed).permutation(len(y))[: self.most * self.trials]
+            for first in range(0, len(order), self.trials):
+                rows = order[first : first + self.trials]
+                yield Imported(
+                    name, "accuracy", "maximize", hpob.unit_cube(x.shape[1]), x[rows].astype(np.float32), y[rows],
+                    f"{name}/{dataset}",
+                )  # fmt: skip

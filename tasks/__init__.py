@@ -7,6 +7,7 @@ from tasks import control as control
 from tasks import datasets as datasets
 from tasks import gp as gp
 from tasks import hpo as hpo
+from tasks import hpob as hpob
 from tasks import mixture as mixture
 from tasks import neuroevolution as neuroevolution
 from tasks import quadratic as quadratic

@@ -1,5 +1,7 @@
 """What every registered task family promises, with its default settings."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import l2o
 from l2o.core import population_size
+from meta.rollouts import RolloutsConfig, generate
 from tasks.family import FamilyConfig, TaskFamily
 
 KINDS = list(l2o.kinds(FamilyConfig))
@@ -16,6 +19,22 @@ FIELDS = {
     "neuroevolution": {"family": {"kind": "mlp_classifier"}},
     "rescaled": {"family": {"kind": "quadratic"}, "parameters": 1.0, "per": "coordinate", "objective": 1.0},
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _files(tmp_path_factory):
+    """The files of those families that have none in the package."""
+    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    tables = {
+        "1": {str(i): {"X": rng.uniform(size=(8, 2)).tolist(), "y": rng.uniform(size=8).tolist()} for i in range(9)}
+    }
+    for split in ("train", "test"):
+        (folder / f"meta-{split}-dataset.json").write_text(json.dumps(tables))
+    FIELDS["hpob"] = {"path": str(folder)}
+    teacher = {"studies": 16, "optimizer": {"kind": "random"}}
+    task = {"kind": "bbob_mixed", "functions": ["sphere"], "noises": ["none"]}
+    generate(RolloutsConfig.model_validate({"task": task, "teachers": [teacher], "trials": 4}), folder / "set", seed=0)
+    FIELDS["trajectories"] = {"paths": [str(folder / "set")]}
 
 
 def configured(kind):
