@@ -106,6 +106,39 @@ def test_what_has_no_equal_here_is_refused(url, tmp_path, fields, objective, wor
     assert "\n" not in str(caught.value)
 
 
+def test_studies_as_the_sampler_reads_them(url, tmp_path):
+    made = study(url, direction="maximize")
+
+    def objective(trial):
+        value = suggest(trial)
+        trial.suggest_float("extra", 0, 1 + trial.number)  # its range changes
+        trial.suggest_float("one", 2.0, 2.0)
+        trial.report(value / 2, trial.number)
+        if trial.number == 2:
+            raise RuntimeError("failed")
+        if trial.number == 4:
+            raise optuna.TrialPruned
+        return value
+
+    made.optimize(objective, n_trials=6, catch=(RuntimeError,))
+    suggest(made.ask())  # still running
+    study(url, "conditional").optimize(conditional, n_trials=6)  # no trials share a parameter
+    study(url, "two", directions=["minimize"] * 2).optimize(lambda t: (suggest(t), 1.0), n_trials=6)
+    study(url, "wide").optimize(lambda t: sum(t.suggest_float(f"x{i}", 0, 1) for i in range(17)), n_trials=6)
+    study(url, "short").optimize(suggest, n_trials=4)
+    study(url, None).optimize(suggest, n_trials=5)
+    config = OptunaStudiesConfig(url=url, as_sampler=True, fewest=5)
+    studies, origins, _ = recorded(config, tmp_path / "out")
+    assert studies.length.tolist() == [6, 5] and studies.dimension.tolist() == [3, 3]
+    assert [studies.about(i)["name"] for i in range(2)] == ["lr", ""] and origins[1].startswith("no-name-")
+    space = SearchSpace.from_dict(studies.about(0)["space"])
+    assert space.names == ["kind", "layers", "rate"] and studies.about(0)["metric"] == ""
+    for i, trial in enumerate(made.get_trials()[:6]):
+        value = {2: np.nan, 4: trial.intermediate_values[i]}.get(i, trial.value)
+        assert -studies.y[0, i] == pytest.approx(value, rel=1e-6, nan_ok=True)
+        assert space.from_point(studies.x[0, i])["layers"] == trial.params["layers"]
+
+
 def test_a_storage_that_is_not_there_is_not_created(url, tmp_path):
     with pytest.raises(UserError, match="there is no file"):
         recorded(OptunaStudiesConfig(url=url), tmp_path / "out")
