@@ -11,6 +11,7 @@ from pydantic import Field
 import l2o
 from l2o.errors import UserError
 from l2o.files import exists
+from l2o.optformer.model import SLOTS
 from l2o.optformer.vocabulary import ALGORITHMS
 from l2o.registry import register
 from l2o.searchspace import SearchSpace
@@ -112,11 +113,16 @@ class OptunaStudiesConfig(ImportConfig):
     Attributes:
       url: of the storage, such as sqlite:///optuna.db.
       studies: names; all by default.
+      as_sampler: read them as `l2o.OptFormerSampler` does instead: the parameters that all trials share, pruned trials
+        with their last intermediate value; studies that it could not continue are left out.
+      fewest: trials of a study; those that have fewer are left out.
     """
 
     kind: Literal["optuna"] = "optuna"
     url: str = "sqlite:///optuna.db"
     studies: tuple[str, ...] = Field(default=(), strict=False)
+    as_sampler: bool = False
+    fewest: int = Field(default=1, ge=1)
 
     def read(self, seed):
         del seed
@@ -133,7 +139,8 @@ class OptunaStudiesConfig(ImportConfig):
             if missing:
                 raise UserError(f"source.studies: {self.url} has no study {missing[0]!r}, only {', '.join(known)}")
             studies = [optuna.load_study(study_name=name, storage=storage) for name in self.studies or known]
-            return [found for found in map(_optuna_study, studies) if found is not None]
+            found = map(_as_sampler if self.as_sampler else _optuna_study, studies)
+            return [study for study in found if study is not None and len(study.y) >= self.fewest]
         finally:
             optuna.logging.set_verbosity(before)
 
@@ -175,6 +182,20 @@ def _optuna_study(study: Any) -> Imported | None:
     y = np.array([trial.value if trial.state.name == "COMPLETE" else np.nan for trial in ended], np.float64)
     metric = (study.metric_names or ["value"])[0]
     return Imported(study.study_name, metric, study.direction.name.lower(), space, x, y, study.study_name)
+
+
+def _as_sampler(study: Any) -> Imported | None:
+    from l2o.interop.studies import as_record, joint_space
+
+    ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+    distributions = joint_space(ended) if len(study.directions) == 1 else {}
+    if not 0 < len(distributions) <= SLOTS:
+        return None
+    record: Any = as_record(study, distributions, ended)
+    x = np.array([record.space.to_point(trial.parameters) for trial in record.trials], np.float32)
+    y = np.array([np.nan if trial.value is None else trial.value for trial in record.trials], np.float64)
+    x = x.reshape(-1, len(record.space))
+    return Imported(record.name, record.metric, record.goal, record.space, x, y, study.study_name)
 
 
 @register
