@@ -1,6 +1,7 @@
 """Between this project's contract and Optuna."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 
 from l2o.core import HostOptimizer
 from l2o.errors import UserError
-from l2o.space import Space, X
+from l2o.space import LOG, Space, X
 
 
 def need_optuna() -> Any:
@@ -34,8 +35,8 @@ class OptunaState:
     """An Optuna study, which changes in place.
 
     Attributes:
-      study: with one float parameter for each coordinate, named x0, x1, ...
-      space: the box.
+      study: with one parameter for each coordinate, named x0, x1, ...
+      space: with bounds.
       open: trials asked for and not told yet, each with its point as the caller has it.
     """
 
@@ -43,19 +44,27 @@ class OptunaState:
     space: Space
     open: list[tuple[Any, np.ndarray]]
 
-    @property
+    @functools.cached_property
     def distributions(self) -> dict[str, Any]:
-        """Of the parameters."""
-        bounds = zip(flatten(self.space.low), flatten(self.space.high), strict=True)
-        make = need_optuna().distributions.FloatDistribution
-        return {f"x{i}": make(float(low), float(high)) for i, (low, high) in enumerate(bounds)}
+        """Of the parameters, whose values are the coordinates: floats in a box, and of every kind in a mixed space."""
+        return {f"x{i}": distribution for i, distribution in enumerate(_distributions(self.space))}
+
+    def params(self, point: np.ndarray) -> dict[str, int | float]:
+        """The parameters of a point."""
+        kinds = self.distributions.items()
+        is_float = need_optuna().distributions.FloatDistribution
+        return {
+            name: float(value) if isinstance(kind, is_float) else round(float(value))
+            for (name, kind), value in zip(kinds, point, strict=True)
+        }
 
 
 def from_optuna(make: Callable[[int], Any], name: str = "an Optuna sampler") -> HostOptimizer:
     """Lift an Optuna sampler to an optimizer for host loops.
 
     The study inside the state changes in place, so a state that was asked or told is spent. Points may be told in any
-    order, also points that were never asked for.
+    order, also points that were never asked for. In a mixed space the sampler is told of whole numbers, logarithmic
+    scales and categories as such, the latter and listed values by their indices.
 
     Args:
       make: `seed -> sampler`; the seed, below 2^31, is drawn from the key of `init`, and the other keys are not used.
@@ -87,6 +96,24 @@ def from_optuna(make: Callable[[int], Any], name: str = "an Optuna sampler") -> 
     return HostOptimizer(init, ask, tell)
 
 
+def _distributions(space: Space) -> list[Any]:
+    """Of each coordinate. A reversed logarithmic scale, which Optuna does not have, is a linear one."""
+    kinds = need_optuna().distributions
+    low, high = (flatten(bound).astype(float) for bound in (space.low, space.high))
+    if space.levels is None or space.scale is None or space.ordered is None:
+        return [kinds.FloatDistribution(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True)]
+    found = []
+    listed = (np.asarray(a).tolist() for a in (space.levels, space.scale == LOG, space.ordered))
+    for first, last, levels, log, ordered in zip(low.tolist(), high.tolist(), *listed, strict=True):
+        if not ordered:
+            found.append(kinds.CategoricalDistribution(range(levels)))
+        elif levels:
+            found.append(kinds.IntDistribution(round(first), round(last), log=log))
+        else:
+            found.append(kinds.FloatDistribution(first, last, log=log))
+    return found
+
+
 def report(state: OptunaState, point: np.ndarray, value: float) -> None:
     """Enter the value of a point; a value that is not finite is a failed trial."""
     optuna = need_optuna()
@@ -97,10 +124,8 @@ def report(state: OptunaState, point: np.ndarray, value: float) -> None:
             state.study.tell(trial, told, state=outcome)
             del state.open[i]
             return
-    params = {f"x{i}": float(p) for i, p in enumerate(point)}
-    state.study.add_trial(
-        optuna.trial.create_trial(state=outcome, value=told, params=params, distributions=state.distributions)
-    )
+    params, kinds = state.params(point), state.distributions
+    state.study.add_trial(optuna.trial.create_trial(state=outcome, value=told, params=params, distributions=kinds))
 
 
 def flatten(x: X) -> np.ndarray:

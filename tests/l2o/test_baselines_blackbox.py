@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
 import l2o
-from l2o import Evaluation, HostOptimizer, Problem, Space, Task, UserError, from_evosax, unroll
+from l2o import Evaluation, HostOptimizer, Problem, SearchSpace, Space, Task, UserError, from_evosax, unroll
 from l2o.baselines.evosax import CMAESConfig, DifferentialEvolutionConfig, PSOConfig, SNESConfig
 from l2o.baselines.gp import (
     GPEIConfig,
@@ -349,6 +349,51 @@ def test_tpe_takes_points_that_are_trees():
     optimizer = TPEConfig().build()
     x, _ = optimizer.ask(jax.random.key(0), optimizer.init(jax.random.key(0), problem(space)))
     assert jax.tree.map(jnp.shape, x) == {"a": (1, 2, 2), "b": (1,)}
+
+
+NAMED = SearchSpace.from_dict({
+    "rate": {"kind": "float", "low": 1e-5, "high": 0.1, "scale": "log"},
+    "share": {"kind": "float", "low": 0.5, "high": 0.999, "scale": "reverse_log"},
+    "layers": {"kind": "integer", "low": 1, "high": 64, "scale": "log"},
+    "width": {"kind": "discrete", "values": [8, 32, 100]},
+    "activation": ["relu", "tanh", "gelu"],
+})  # fmt: skip
+
+
+def rated(x):
+    """Lowest where the category is 1, more so than any number can make up for."""
+    return 10 * (x[:, 4] != 1) + jnp.abs(jnp.log10(x[:, 0]) + 3) + x[:, 3]
+
+
+@pytest.mark.parametrize("multivariate", [False, True])
+def test_tpe_samples_the_kinds_of_a_mixed_space(multivariate):
+    optimizer, space = TPEConfig(initial=5, multivariate=multivariate).build(), NAMED.space
+    _, state = on_the_host(optimizer, rated, space, 40)
+    kinds = optuna.distributions
+    rate, share, layers, width, activation = state.distributions.values()
+    assert isinstance(rate, kinds.FloatDistribution) and rate.log and rate.high == pytest.approx(0.1)
+    assert isinstance(share, kinds.FloatDistribution) and not share.log
+    assert layers == kinds.IntDistribution(1, 64, log=True) and width == kinds.IntDistribution(0, 2)
+    assert activation == kinds.CategoricalDistribution((0, 1, 2))
+    points = np.array([list(trial.params.values()) for trial in state.study.trials], np.float32)
+    assert all(space.contains(jnp.asarray(point)) for point in points)
+    assert len({*points[:, 2]}) > 8 and {*points[:, 4]} == {0, 1, 2}
+    assert np.mean(points[5:, 4] == 1) > 0.6, "the first or the last of floats would not be left out like this"
+    assert state.study.sampler._multivariate == multivariate
+
+
+def test_tpe_is_told_of_mixed_points_of_others():
+    optimizer = TPEConfig().build()
+    state = optimizer.init(jax.random.key(0), problem(NAMED.space))
+    x, state = optimizer.ask(jax.random.key(1), state)
+    other = NAMED.to_point({"rate": 0.01, "share": 0.9, "layers": 3, "width": 100, "activation": "gelu"})
+    both = jnp.concatenate([x, jnp.asarray(other)[None]])
+    state = optimizer.tell(jax.random.key(2), state, both, Evaluation(jnp.array([1.0, 2.0])))
+    first, second = state.study.trials
+    assert [first.value, second.value] == [1.0, 2.0] and not state.open
+    assert [second.params[f"x{i}"] for i in (2, 3, 4)] == [3, 2, 2]
+    assert all(type(second.params[f"x{i}"]) is int for i in (2, 3, 4))
+    assert second.params["x0"] == pytest.approx(0.01)
 
 
 def test_without_optuna_one_sentence_says_how_to_get_it(monkeypatch):
