@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from l2o import UserError
 from l2o.interop import sampler as module
 from l2o.interop import studies
 from l2o.optformer.optformer import OptFormerConfig
+from l2o.optformer.policy import Policy
 
 optuna = pytest.importorskip("optuna")
 
@@ -386,3 +388,104 @@ except l2o.UserError as error:
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert found.stdout == "OptFormerSampler is for Optuna, which is not installed: pip install 'l2o[optuna]'\n"
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """The policy itself, of a network that has learned nothing."""
+    monkeypatch.setattr(module, "Policy", Policy)
+
+
+@pytest.mark.parametrize("acquisition", ["none", "expected_improvement"])
+def test_the_policy_itself(real, acquisition, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "LOADED", LOADED.configured(acquisition=acquisition, candidates=4))
+
+    def troubled(trial):
+        value = objective(trial)
+        if trial.number % 5 == 3:
+            raise ValueError
+        return value
+
+    def run(seed):
+        study = created(seed, direction="maximize")
+        study.optimize(troubled, n_trials=11, catch=(ValueError,))  # more than it remembers
+        open_trials = [study.ask(SPACE) for _ in range(3)]
+        assert len({str(trial.params) for trial in open_trials}) == 3
+        return points(study)
+
+    assert run(0) == run(0) != run(1)
+
+
+def test_the_policy_itself_in_threads(real):
+    study = created()
+    study.optimize(objective, n_trials=12, n_jobs=4)
+    assert len(study.get_trials(states=(TrialState.COMPLETE,))) == 12
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("real")
+class TestBasicOfThePolicyItself(TestBasic):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("real")
+class TestRelativeOfThePolicyItself(TestRelative):
+    pass
+
+
+WORKER = """
+import sys
+import optuna
+import l2o
+
+def objective(trial):
+    x = trial.suggest_float("x", -5, 10)
+    rate = trial.suggest_float("rate", 1e-5, 1, log=True)
+    layers = trial.suggest_int("layers", 1, 8)
+    kind = trial.suggest_categorical("kind", ["a", "b", "c"])
+    value = (x - 1) ** 2 + abs(rate - 1e-2) + abs(layers - 3) + (kind != "b")
+    if trial.number % 6 == 3:
+        raise ValueError("failed")
+    if trial.number % 6 == 5:
+        trial.report(value, 0)
+        raise optuna.TrialPruned
+    return value
+
+storage = optuna.storages.RDBStorage(sys.argv[1], engine_kwargs={"connect_args": {"timeout": 300}})
+study = optuna.load_study(study_name="shared", storage=storage, sampler=l2o.OptFormerSampler(seed=0))
+study.optimize(objective, n_trials=int(sys.argv[2]), catch=(ValueError,))
+"""
+
+
+@pytest.mark.slow
+def test_processes_with_the_shipped_one(tmp_path):
+    """Four workers, one of them killed, a database, 200 trials, and then one worker alone."""
+    url = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="shared", storage=url)
+
+    def start(trials):
+        return subprocess.Popen([sys.executable, "-c", WORKER, url, str(trials)], stderr=subprocess.PIPE, text=True)
+
+    workers = [start(trials) for trials in (50, 50, 50, 1000)]
+    while len(study.get_trials(deepcopy=False)) < 60:
+        assert any(worker.poll() is None for worker in workers)
+        time.sleep(0.5)
+    workers[3].kill()
+    for worker in workers[:3]:
+        _, said = worker.communicate()
+        assert worker.returncode == 0, said
+    workers[3].communicate()
+    begun = len(study.get_trials(deepcopy=False))
+    last = start(200 - begun if begun < 190 else 10)
+    _, said = last.communicate()
+    assert last.returncode == 0, said
+    trials = study.get_trials()
+    assert [trial.number for trial in trials] == list(range(max(200, begun + 10)))
+    lost = [trial for trial in trials if not trial.state.is_finished()]
+    assert len(lost) <= 1  # that of the killed worker
+    wrong = {3: TrialState.FAIL, 5: TrialState.PRUNED}
+    for trial in trials:
+        assert trial in lost or trial.state == wrong.get(trial.number % 6, TrialState.COMPLETE)
+    drawn = [str(trial.params) for trial in trials if len(trial.params) == 4]
+    assert len(set(drawn)) >= 0.95 * len(drawn)
