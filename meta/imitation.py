@@ -21,7 +21,8 @@ class ImitationConfig(LearnerConfig):
 
     Studies are drawn anew in each meta-step: cut at a random trial, so that they fall into one of the buckets by
     length, and augmented, see `meta.recorded.Recorded`. `meta.tasks` is the number of studies in a meta-step on the
-    longest bucket; on one of a half of its length it is twice that, and so on.
+    longest bucket; on one of a half of its length it is twice that, and so on. A meta-step reads studies with names, or
+    studies without.
 
     Attributes:
       learning_rate: peak, positive.
@@ -67,11 +68,11 @@ class ImitationConfig(LearnerConfig):
         )
         starts = (0, *self.buckets[:-1])
 
-        def negative(theta, keys, family, i, held_out=False):
+        def negative(theta, keys, family, i, names, held_out=False):
             """Sums over studies of bucket i: of -log p of parameters and of values, and how many of each."""
 
             def one(key):
-                problem, run = recorded(family).draw(key, starts[i], self.buckets[i], held_out=held_out)
+                problem, run = recorded(family).draw(key, starts[i], self.buckets[i], names=names, held_out=held_out)
                 found = log_prob(theta, problem, run)
                 trials = jnp.sum(run.mask)
                 coordinates = trials * problem.context.parameters
@@ -80,8 +81,8 @@ class ImitationConfig(LearnerConfig):
 
             return [jnp.sum(a) for a in jax.vmap(one)(keys)]
 
-        def total(theta, keys, family, i):
-            sums = negative(theta, keys, family, i)
+        def total(theta, keys, family, i, names):
+            sums = negative(theta, keys, family, i, names)
             return self.x_weight * sums[0] + self.y_weight * sums[1], jnp.stack(sums)
 
         def init(key, family, theta):
@@ -90,17 +91,17 @@ class ImitationConfig(LearnerConfig):
 
         counts = [tasks * (self.buckets[-1] // length) for length in self.buckets]
 
-        def on(i):
+        def on(i, names):
             def estimate(theta, keys, family):
-                (_, sums), gradient = jax.value_and_grad(total, has_aux=True)(theta, keys[i], family, i)
+                (_, sums), gradient = jax.value_and_grad(total, has_aux=True)(theta, keys[i], family, i, names)
                 return sums, gradient
 
             return estimate
 
-        branches = [on(i) for i in range(len(self.buckets))]
-
-        def shared(theta, keys, family, i):
-            return jax.lax.psum(jax.lax.switch(i, branches, theta, keys, family), AXIS)
+        def shared(theta, keys, family, which):
+            present = told(recorded(family).train_named)
+            branches = [on(i, names) for names in present for i in range(len(self.buckets))]
+            return jax.lax.psum(jax.lax.switch(which, branches, theta, keys, family), AXIS)
 
         # check_vma=False: with it, grad inside would be summed over devices once more, silently
         shared = jax.shard_map(
@@ -109,8 +110,11 @@ class ImitationConfig(LearnerConfig):
 
         def step(state, family):
             key = jax.random.fold_in(jax.random.wrap_key_data(state.estimator), state.step)
-            bucket_key, *study_keys = jax.random.split(key, 1 + len(counts))
+            bucket_key, name_key, *study_keys = jax.random.split(key, 2 + len(counts))
             i = jax.random.randint(bucket_key, (), 0, len(counts))
+            share = recorded(family).train_named
+            if len(told(share)) > 1:
+                i = i + len(counts) * jax.random.bernoulli(name_key, share)
             keys = [jax.random.split(key, count) for key, count in zip(study_keys, counts, strict=True)]
             (x, y, coordinates, trials), gradient = shared(state.theta, keys, family, i)
             weight = self.x_weight * coordinates + self.y_weight * trials
@@ -127,8 +131,12 @@ class ImitationConfig(LearnerConfig):
             return self.advance(state, ok, theta, optimizer, state.estimator), metrics
 
         def validate(theta, family, key, count):
-            keys = jax.random.split(key, (len(self.buckets), max(count // len(self.buckets), 1)))
-            sums = [negative(theta, keys[i], family, i, held_out=True) for i in range(len(self.buckets))]
+            share, sums = recorded(family).test_named, []
+            for names in told(share):
+                some = max(round(count * (share if names else 1 - share)) // len(self.buckets), 1)
+                key, drawn = jax.random.split(key)
+                keys = jax.random.split(drawn, (len(self.buckets), some))
+                sums += [negative(theta, keys[i], family, i, names, held_out=True) for i in range(len(self.buckets))]
             x, y, coordinates, trials = (jnp.sum(jnp.stack(parts)) for parts in zip(*sums, strict=True))
             weight = self.x_weight * coordinates + self.y_weight * trials
             score = (self.x_weight * x + self.y_weight * y) / weight
@@ -148,6 +156,11 @@ def recorded(family: TaskFamily) -> Recorded:
     if not isinstance(family, Recorded):
         raise UserError("meta.optimizer.kind 'imitation' needs recorded studies, task.kind 'trajectories'")
     return family
+
+
+def told(named: float) -> list[bool]:
+    """Whether studies are told without names, with names, or both, where this share is told with names."""
+    return [names for names, share in ((False, 1 - named), (True, named)) if share > 0]
 
 
 def _is_matrix(leaf) -> bool:

@@ -23,6 +23,7 @@ from l2o.space import Space
 from meta.trajectories import Studies, concatenate, load
 from tasks.family import FamilyConfig, Split, TaskFamily
 
+PARTS = 20  # probabilities of hiding names are multiples of a part
 SEGMENT = 4  # tokens that say what a parameter is, beside its names
 LATE = 8  # trials, the last ones, of which some are told as in progress
 
@@ -61,7 +62,7 @@ class TrajectoriesConfig(FamilyConfig):
       permute: put the parameters in a random order.
       rescale: scale the range of the values of a cut study to a random part of the unit interval, of 0.3 to 1 in
         length, instead of always 0.2 to 0.8 (Chen et al. 2022, appendix).
-      drop_names: probability that a study is told without its names.
+      drop_names: probability that a study is told without its names, to a twentieth.
       drop_algorithm: probability that the algorithm is told as unknown.
       pending: probability that some of the last trials of a cut study are told as in progress.
       weights: how many times the studies of each path count; by default once.
@@ -90,33 +91,63 @@ class TrajectoriesConfig(FamilyConfig):
         kept = max(round(self.held_out * order.size), 1)
         times = np.repeat(self.weights or (1,) * len(counts), counts)
         total = np.asarray(studies.length) * (np.asarray(studies.dimension) + 1)
-
-        def by_total(index):
-            index = index[np.argsort(total[index], kind="stable")]
-            return jnp.asarray(index, jnp.int32), jnp.asarray(total[index], jnp.int32)
-
-        train, test = (np.repeat(some, times[some]) for some in (order[kept:], order[:kept]))
         names = np.sum(np.asarray(studies.names) >= 0, (1, 2)) + np.sum(np.asarray(studies.header) >= 0, 1)
-        longest = int(np.max(names + SEGMENT * np.asarray(studies.dimension))) + 1
-        return Recorded(self, studies, *by_total(train), *by_total(test), longest)
+        named = names > 1  # a goal is always there
+        hidden = np.where(named, round(PARTS * self.drop_names), PARTS)  # how often each is told without names
+
+        def pool(index, times):
+            index = np.repeat(index, times[index])
+            index = index[np.argsort(total[index], kind="stable")]
+            return Pool(jnp.asarray(index, jnp.int32), jnp.asarray(total[index], jnp.int32))
+
+        def pools(index, hidden):
+            return pool(index, times * hidden), pool(index, times * (PARTS - hidden))
+
+        lengths = (2 + SEGMENT * studies.x.shape[2], int(np.max(names + SEGMENT * np.asarray(studies.dimension))) + 1)
+        train, test = pools(order[kept:], hidden), pools(order[:kept], np.where(named, 0, PARTS))
+        return Recorded(self, studies, train, test, lengths, *(_share(some) for some in (train, test)))
+
+
+class Pool(NamedTuple):
+    """Studies to draw from, sorted by their number of tokens.
+
+    Attributes:
+      row: of studies; one may be there several times.
+      total: tokens of each, `length (dimension + 1)`.
+    """
+
+    row: Int[Array, "n"]
+    total: Int[Array, "n"]
+
+
+def _share(pools: tuple[Pool, Pool]) -> float:
+    """Of the second pool."""
+    plain, named = (pool.row.size for pool in pools)
+    return named / (plain + named)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Recorded(TaskFamily):
-    """See `TrajectoriesConfig`. Indices of studies are sorted by their number of tokens, `length (dimension + 1)`."""
+    """See `TrajectoriesConfig`. Studies are told without names or with names, which takes far longer metadata.
+
+    Attributes:
+      train, test: what to draw from, without names and with names.
+      lengths: of metadata in tokens, without names and with names.
+      train_named, test_named: share of the studies that are told with names.
+    """
 
     config: TrajectoriesConfig = field(metadata={"static": True})
     studies: Any
     train: Any
-    train_total: Any
     test: Any
-    test_total: Any
-    longest: int = field(metadata={"static": True})  # metadata, in tokens
+    lengths: tuple[int, int] = field(metadata={"static": True})
+    train_named: float = field(metadata={"static": True})
+    test_named: float = field(metadata={"static": True})
 
     def sample(self, key):
         """A random study for training, of leading axis 1 less."""
-        row = jax.random.choice(key, self.train)
+        row = jax.random.choice(key, jnp.concatenate([pool.row for pool in self.train]))
         return jax.tree.map(lambda a: a[row], self.studies)
 
     def task(self, params):
@@ -132,7 +163,9 @@ class Recorded(TaskFamily):
         problem = Problem(space, space.from_unit(jnp.full(space.low.shape, 0.5)), 0.3)
         return Task(problem, lambda key, x: Evaluation(jax.vmap(value)(x)))
 
-    def draw(self, key: PRNGKeyArray, above: int, most: int, *, held_out: bool = False) -> tuple[Problem, Trajectory]:
+    def draw(
+        self, key: PRNGKeyArray, above: int, most: int, *, names: bool = False, held_out: bool = False
+    ) -> tuple[Problem, Trajectory]:
         """A study, cut at a random trial so that it has more than `above` and at most `most` tokens, and augmented.
 
         Values are scaled by the range of what is left of it, so that nothing is seen of the future.
@@ -141,12 +174,13 @@ class Recorded(TaskFamily):
           key: decides all.
           above: static.
           most: static; there must be studies with more tokens than `above`.
-          held_out: draw from the studies that are never trained on, and hide no metadata.
+          names: static; whether the study is told with names, which some study must have.
+          held_out: static; draw from the studies that are never trained on, and hide nothing of them.
         """
         config = self.config
-        index, total = (self.test, self.test_total) if held_out else (self.train, self.train_total)
-        keys = jax.random.split(key, 10)
-        which, cut, scale_key, low_key, order_key, first_key, name_key, algorithm_key, some_key, open_key = keys
+        index, total = (self.test if held_out else self.train)[names]
+        keys = jax.random.split(key, 9)
+        which, cut, scale_key, low_key, order_key, first_key, algorithm_key, some_key, open_key = keys
         start = jnp.minimum(jnp.searchsorted(total, above, side="right"), total.size - 1)
         row = index[jax.random.randint(which, (), start, total.size)]
         study: Records = jax.tree.map(lambda a: a[row], self.studies)
@@ -158,7 +192,7 @@ class Recorded(TaskFamily):
         mask = jnp.arange(rows) < length
         spread = jnp.where(config.rescale, jax.random.uniform(scale_key, minval=0.3), 0.6)
         low = jnp.where(config.rescale, jax.random.uniform(low_key) * (1 - spread), 0.2)
-        some = ~held_out & (jax.random.uniform(some_key) < config.pending)
+        some = (not held_out) & (jax.random.uniform(some_key) < config.pending)
         late = jnp.arange(rows) >= length - LATE
         y = jnp.where(some & late & mask & jax.random.bernoulli(open_key, shape=(rows,)), -jnp.inf, study.y[:rows])
         scaling = Range.of(y, mask, low, low + spread)
@@ -166,15 +200,14 @@ class Recorded(TaskFamily):
             jnp.where(jnp.arange(d) < study.dimension, jax.random.uniform(order_key, (d,)) * config.permute, 2.0)
         )
         space = jax.tree.map(lambda a: a[order], study.space)
-        hide_names = ~held_out & (jax.random.uniform(name_key) < config.drop_names)
-        hide_algorithm = ~held_out & (jax.random.uniform(algorithm_key) < config.drop_algorithm)
+        hide_algorithm = (not held_out) & (jax.random.uniform(algorithm_key) < config.drop_algorithm)
         algorithm = jnp.where(hide_algorithm, 0, study.algorithm)
         first = jax.random.randint(first_key, (), 0, SLOTS)
-        token, slot = described(
-            space, algorithm, jnp.where(hide_names & (jnp.arange(study.header.size) > 0), -1, study.header),
-            jnp.where(hide_names, -1, study.names[order]), study.dimension, first,
-        )  # fmt: skip
-        token, slot = token[: self.longest], slot[: self.longest]
+        header, segments = study.header, study.names[order]
+        if not names:
+            header, segments = header[:1], segments[:, :0]
+        token, slot = described(space, algorithm, header, segments, study.dimension, first)
+        token, slot = token[: self.lengths[names]], slot[: self.lengths[names]]
         prompt = Prompt(token, slot, first, study.dimension, scaling, jnp.zeros(most, jnp.int8))
         problem = Problem(space, space.from_unit(jnp.full(d, 0.5)), 0.3, length, prompt)
         return problem, Trajectory(study.x[:rows, order][:, None], Evaluation(y[:, None]), mask)

@@ -17,7 +17,7 @@ ACQUISITIONS: tuple[str, ...] = get_args(Acquisition)
 QUANTILE = 0.9  # of the upper confidence bound
 
 
-def expected_improvement(probabilities: Float[Array, "bins+1"], best: Float[Array, ""]) -> Float[Array, ""]:
+def expected_improvement(probabilities: Float[Array, "outcomes"], best: Float[Array, ""]) -> Float[Array, ""]:
     """The mean of how far the value is below the best one, 0 where it is not.
 
     Args:
@@ -27,14 +27,14 @@ def expected_improvement(probabilities: Float[Array, "bins+1"], best: Float[Arra
     return jnp.sum(probabilities[:-1] * jnp.maximum(best - _centres(probabilities), 0.0))
 
 
-def probability_of_improvement(probabilities: Float[Array, "bins+1"], best: Float[Array, ""]) -> Float[Array, ""]:
+def probability_of_improvement(probabilities: Float[Array, "outcomes"], best: Float[Array, ""]) -> Float[Array, ""]:
     """The probability that the value is below the best one; half of that of the best one's bin counts."""
     bins = probabilities.size - 1
     below = jnp.clip(best * bins - jnp.arange(bins), 0.0, 1.0)
     return jnp.sum(probabilities[:-1] * below)
 
 
-def upper_confidence_bound(probabilities: Float[Array, "bins+1"]) -> Float[Array, ""]:
+def upper_confidence_bound(probabilities: Float[Array, "outcomes"]) -> Float[Array, ""]:
     """The value that is undercut with probability 1 - `QUANTILE`, with its sign changed; linear within a bin."""
     cumulative, wanted = jnp.cumsum(probabilities), 1 - QUANTILE
     index = jnp.argmax(cumulative >= wanted)
@@ -43,7 +43,7 @@ def upper_confidence_bound(probabilities: Float[Array, "bins+1"]) -> Float[Array
     return -(index + into) / (probabilities.size - 1)
 
 
-def thompson_sampling(key: PRNGKeyArray, probabilities: Float[Array, "bins+1"]) -> Float[Array, ""]:
+def thompson_sampling(key: PRNGKeyArray, probabilities: Float[Array, "outcomes"]) -> Float[Array, ""]:
     """One draw of the value, with its sign changed; uniform within its bin, so that there are no ties."""
     which_key, place_key = jax.random.split(key)
     index = jax.random.categorical(which_key, jnp.log(jnp.maximum(probabilities, 1e-30)))
@@ -51,7 +51,7 @@ def thompson_sampling(key: PRNGKeyArray, probabilities: Float[Array, "bins+1"]) 
 
 
 def score(
-    name: Acquisition, key: PRNGKeyArray, probabilities: Float[Array, "bins+1"], best: Float[Array, ""]
+    name: Acquisition, key: PRNGKeyArray, probabilities: Float[Array, "outcomes"], best: Float[Array, ""]
 ) -> Float[Array, ""]:
     """The acquisition function of this name; only Thompson sampling reads the key."""
     if name == "expected_improvement":
@@ -63,6 +63,6 @@ def score(
     return thompson_sampling(key, probabilities)
 
 
-def _centres(probabilities: Float[Array, "bins+1"]) -> Float[Array, "bins"]:
+def _centres(probabilities: Float[Array, "outcomes"]) -> Float[Array, "bins"]:
     bins = probabilities.size - 1
     return (jnp.arange(bins) + 0.5) / bins

@@ -177,6 +177,6 @@ def predict(
     return logits[-1]
 
 
-def value_probabilities(logits: Float[Array, "outputs"], bins: int, temperature: float) -> Float[Array, "bins+1"]:
+def value_probabilities(logits: Float[Array, "outputs"], bins: int, temperature: float) -> Float[Array, "outcomes"]:
     """Of each bin, and of a failed evaluation."""
     return jnp.exp(masked_log_softmax(logits / temperature, jnp.asarray(bins + 1))[: bins + 1])

@@ -1,6 +1,7 @@
 """Recorded studies and the imitation learner: no future is seen, augmentation and devices change no study."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from l2o.optformer.vocabulary import ALGORITHMS
 from meta.imitation import ImitationConfig
 from meta.learner import LearnerConfig
 from meta.objective import SumConfig
-from meta.recorded import Recorded, TrajectoriesConfig
+from meta.recorded import TrajectoriesConfig
 from meta.trainer import MetaConfig, train
 from meta.trajectories import Manifest, Studies, Writer
 from tasks.quadratic import QuadraticConfig
@@ -88,14 +89,16 @@ def family(paths):
     return TrajectoriesConfig(paths=(str(paths / "plain"), str(paths / "named")), held_out=0.1).build()
 
 
-def drawn(family, above, most, count=64, held_out=False):
+def drawn(family, above, most, count=64, **options):
     keys = jax.random.split(jax.random.key(0), count)
-    return jax.jit(jax.vmap(lambda key: family.draw(key, above, most, held_out=held_out)))(keys)
+    return jax.jit(jax.vmap(lambda key: family.draw(key, above, most, **options)))(keys)
 
 
+@pytest.mark.parametrize("names", [False, True])
 @pytest.mark.parametrize("bucket", [(0, 8), (8, 24)])
-def test_draws_fit_their_bucket(family, bucket):
-    problem, run = drawn(family, *bucket)
+def test_draws_fit_their_bucket(family, bucket, names):
+    problem, run = drawn(family, *bucket, names=names)
+    assert problem.context.token.shape[1] == family.lengths[names]
     tokens = run.mask.sum(1) * (problem.context.parameters + 1)
     assert np.all(tokens > bucket[0]) and np.all(tokens <= bucket[1])
     assert problem.context.reads.shape[1] == bucket[1]
@@ -116,14 +119,7 @@ def test_values_are_scaled_by_what_is_left(family):
 
 
 def dataclass_with(family, **changes):
-    return Recorded(
-        family.config,
-        family.studies._replace(**changes),
-        family.train,
-        family.train_total,
-        family.test,
-        family.test_total,
-    )
+    return replace(family, studies=family.studies._replace(**changes))
 
 
 def cut_after(family):
@@ -143,9 +139,10 @@ def test_what_lies_beyond_a_study_is_not_seen(family):
     np.testing.assert_array_equal(a["y"], b["y"])
 
 
-def test_parameters_move_with_their_metadata(family):
+@pytest.mark.parametrize("names", [False, True])
+def test_parameters_move_with_their_metadata(family, names):
     """A parameter, its space, its points and its metadata stand in one place, whatever the order."""
-    problem, run = drawn(family, 8, 24, 200)
+    problem, run = drawn(family, 8, 24, 200, names=names)
     space, told = problem.space, problem.context
     orders = set()
     for i in range(200):
@@ -163,7 +160,7 @@ def test_parameters_move_with_their_metadata(family):
                 METADATA.byte(b) for b in ("opt" if categorical else "lr" if kinds[-1][1] == 1 else "width").encode()
             ]
             begin = 5 if categorical else 4
-            assert token.size <= begin or list(token[begin : begin + len(name)]) == name
+            assert list(token[begin : begin + len(name)]) == name if names else token.size <= begin
             points = np.asarray(run.x[i, :, 0, j])[np.asarray(run.mask[i])]
             assert np.all(points <= space.high[i, j]) and np.all(points >= space.low[i, j])
             assert not categorical or np.all(points == np.round(points))
@@ -173,13 +170,42 @@ def test_parameters_move_with_their_metadata(family):
     assert len(orders) == 2 + 6
 
 
+def rows(pools):
+    return set(np.concatenate([pool.row for pool in pools]).tolist())
+
+
 def test_held_out_studies_are_others(family):
-    assert not set(np.asarray(family.train)) & set(np.asarray(family.test))
-    problem, _ = drawn(family, 8, 24, held_out=True)
-    assert (
-        np.all(problem.context.token[:, 0] != METADATA.algorithm("unknown"))
-        or 0 in family.studies.algorithm[family.test]
-    )
+    assert not rows(family.train) & rows(family.test)
+    assert len(rows(family.train) | rows(family.test)) == 80
+    problem, run = drawn(family, 8, 24, held_out=True)
+    assert not jnp.any(run.evaluation.value == -jnp.inf)
+    told = set(np.asarray(problem.context.token[:, 0] - METADATA.algorithm("unknown")).tolist())
+    assert told <= {int(family.studies.algorithm[row]) for row in rows(family.test)}
+
+
+def test_every_study_counts_with_its_weight_and_names_are_dropped_so_often(paths):
+    """Of the weight of the named studies, which is 3 in 4, three tenths are told without names."""
+    both = (str(paths / "plain"), str(paths / "named"))
+    family = TrajectoriesConfig(paths=both, weights=(1, 3), drop_names=0.3, held_out=0.0125).build()
+    plain, named = (np.asarray(pool.row) for pool in family.train)
+    counted = (np.sum(plain < 40), np.sum(plain >= 40), np.sum(named < 40), np.sum(named >= 40))
+    expected = np.array([40 * 1.0, 40 * 3 * 0.3, 0, 40 * 3 * 0.7])
+    np.testing.assert_allclose(counted / np.sum(counted), expected / np.sum(expected), atol=0.02)
+    assert family.train_named == named.size / (plain.size + named.size)
+    assert np.all(np.diff(family.train[1].total) >= 0)
+
+
+def test_some_of_the_last_trials_are_told_as_in_progress(family, paths):
+    """Not in studies without `pending`; in all cases the likelihood of their values is 0."""
+    problem, run = drawn(family, 8, 24, 300)
+    open_ = np.asarray(run.evaluation.value[..., 0] == -jnp.inf) & np.asarray(run.mask)
+    assert 0.1 < np.mean(open_.any(1)) < 0.25
+    theta = TINY.build().init(jax.random.key(0))
+    found = jax.jit(jax.vmap(lambda p, r: TINY.build().log_prob(theta, p, r)))(problem, run)
+    assert np.all(np.asarray(found["y"])[open_] == 0) and np.all(np.asarray(found["y"])[~open_ & run.mask] < 0)
+    without = replace(family, config=family.config.model_copy(update={"pending": 0.0}))
+    _, run = drawn(without, 8, 24, 300)
+    assert not np.any(run.evaluation.value == -jnp.inf)
 
 
 def test_a_recorded_study_is_a_task(family):
