@@ -23,6 +23,7 @@ from experiments.behaviour import Runs
 from experiments.cells import begin, save
 from experiments.imitation_config import Imitation
 from experiments.imitation_results import Prompted, summary
+from experiments.prediction_config import Prediction
 from experiments.progress import Say, pieces
 from experiments.study import label
 from l2o.core import BaselineConfig, Evaluation, HostOptimizer, LearnedOptimizer, Optimizer, Problem, Trajectory
@@ -76,7 +77,7 @@ class Cell(NamedTuple):
     example: bool
 
 
-def models(study: Imitation) -> list[Model]:
+def models(study: Imitation | Prediction) -> list[Model]:
     """The OptFormers of a study.
 
     Raises:
@@ -87,12 +88,12 @@ def models(study: Imitation) -> list[Model]:
     found = []
     for name in study.optimizers:
         if name in kinds(BaselineConfig):
-            raise UserError(f"{name} is a baseline, and a study of imitation prompts optimizers of kind 'optformer'")
+            raise UserError(f"{name} is a baseline, and a study of {study.kind} prompts optimizers of kind 'optformer'")
         loaded = l2o.load(name)
         config = loaded.config
         if not isinstance(config, OptFormerConfig):
             raise UserError(
-                f"{name} is of kind {config.kind!r}, and a study of imitation prompts optimizers of kind 'optformer'"
+                f"{name} is of kind {config.kind!r}, and a study of {study.kind} prompts optimizers of kind 'optformer'"
             )
         if config.max_trials < study.trials:
             raise UserError(f"{name} reads up to {config.max_trials} trials, and the study has {study.trials}")
@@ -127,7 +128,7 @@ def cells(study: Imitation) -> dict[int, list[Cell]]:
     return found
 
 
-def teachers(study: Imitation) -> dict[str, Optimizer]:
+def teachers(study: Imitation | Prediction) -> dict[str, Optimizer]:
     """The teachers by name.
 
     Raises:

@@ -1,0 +1,90 @@
+"""The Gaussian process that predictions of values are compared with: that of the baselines, fitted harder.
+
+Kernel, hyperprior and first guesses are those of `l2o.baselines.gp`. But every first guess is climbed from, for as many
+steps as one likes, in double precision, which small noise needs.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float, Int
+
+from experiments.prediction_config import Surrogate
+from l2o.baselines.gp import centre, log_posterior, unpack, without_failures
+from l2o.gp import Posterior, Prior, log_likelihood
+
+SCALES = (1.0, 0.3, 0.1, 0.03)  # length scales that the search begins at
+Arrays = dict[str, np.ndarray]
+
+
+def predictor(setting: Surrogate) -> Callable[[Arrays], Arrays]:
+    """`rows -> {"mean": [n, s], "deviation": [n, s]}`, the normal distributions of the scaled values of n runs.
+
+    Rows are a dict of the points in the unit cube "u" [n, t, d], which coordinates are "categories" [n, d], the scaled
+    values "share" [n, s, t] that are known for each of s predictions, NaN where failed, and "step" [n, s]: which trial
+    is predicted, counted from 1, given all before it. Failed trials count as the worst one, as in the baseline.
+    """
+
+    def one(u: Float[Array, "t d"], categories: Bool[Array, "d"], share: Float[Array, "t"], step: Int[Array, ""]):
+        used = jnp.arange(share.size) < step - 1
+        y = without_failures(share, used)
+        middle = jnp.sum(jnp.where(used, y, 0.0)) / (step - 1)
+        scale = jnp.sqrt(jnp.sum(jnp.where(used, (y - middle) ** 2, 0.0)) / (step - 1))
+        scale = jnp.maximum(scale, 1e-7)
+        standard = jnp.where(used, (y - middle) / scale, 0.0)
+        prior = fitted(setting, u, standard, step - 1, categories)
+        mean, variance = Posterior.fit(prior, u, standard, step - 1).predict(u[step - 1][None])
+        return {"mean": middle + scale * mean[0], "deviation": scale * jnp.sqrt(variance[0] + prior.noise)}
+
+    every = jax.jit(jax.vmap(jax.vmap(one, (None, None, 0, 0))))
+
+    def program(rows: Arrays) -> Arrays:
+        with jax.enable_x64(True):
+            wide = {name: rows[name].astype(np.float64) for name in ("u", "share")}
+            found = every(wide["u"], rows["categories"], wide["share"], rows["step"])
+            return {name: np.asarray(a) for name, a in found.items()}
+
+    return program
+
+
+def fitted(
+    setting: Surrogate, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""],
+    categories: Bool[Array, "d"],
+) -> Prior:  # fmt: skip
+    """The most probable hyperparameters that Adam finds from several first guesses, for standardised values."""
+    kernel = jnp.asarray(1.0 if setting.kernel == "matern" else 0.0)
+
+    def within(raw: Prior) -> Prior:
+        return raw._replace(
+            length_scale=jnp.clip(raw.length_scale, math.log(0.01), math.log(100.0)),
+            variance=jnp.clip(raw.variance, math.log(0.01), math.log(1000.0)),
+            noise=jnp.clip(raw.noise, math.log(setting.noise_floor), 0.0), matern=kernel,
+        )  # fmt: skip
+
+    def probable(raw: Prior) -> Float[Array, ""]:
+        if setting.hyperprior:
+            return log_posterior(raw, x, y, count, categories)
+        return log_likelihood(unpack(raw)._replace(categories=categories), x, y, count)
+
+    tx = optax.adam(optax.cosine_decay_schedule(0.1, setting.fit_steps, alpha=0.1), eps=1e-2)
+
+    def climb(raw: Prior) -> Prior:
+        def step(carry, _):
+            raw, moments = carry
+            gradient = jax.grad(lambda raw: -probable(raw))(raw)
+            gradient = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0.0), gradient)
+            updates, moments = tx.update(gradient, moments)
+            return (within(jax.tree.map(jnp.add, raw, updates)), moments), None
+
+        begun = raw, tx.init(raw)  # pyright: ignore[reportArgumentType]
+        return jax.lax.scan(step, begun, length=setting.fit_steps)[0][0]
+
+    first = jax.tree.map(lambda *a: jnp.stack(a), *(within(centre(x.shape[1], scale)) for scale in SCALES))
+    last = jax.vmap(climb)(first)
+    both = jax.tree.map(lambda *a: jnp.concatenate(a), first, last)
+    best = jnp.nanargmax(jax.vmap(probable)(both))
+    return unpack(jax.tree.map(lambda a: a[best], both))._replace(categories=categories)
