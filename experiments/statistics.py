@@ -33,16 +33,22 @@ def paired(ours: Runs, theirs: Runs) -> dict[str, Any]:
     The interval of the win rate is Wilson's. Ties count as half a win. A difference that diverged runs make
     undefined is None.
     """
-    from scipy import stats
-
     a, b = _floats(ours), _floats(theirs)
-    wins = float(np.sum(a < b) + np.sum(a == b) / 2)
-    rate = stats.binomtest(math.floor(wins), len(a)).proportion_ci(CONFIDENCE, method="wilson")
-    found = {"win_rate": wins / len(a), "win_rate_low": rate.low, "win_rate_high": rate.high}
+    found = wins(ours, theirs)
     if np.isfinite(a).all() and np.isfinite(b).all():
         mean, low, high = interval(a - b)
         return {"difference": mean, "low": low, "high": high, **found}
     return {"difference": None, "low": None, "high": None, **found}
+
+
+def wins(ours: Runs, theirs: Runs) -> dict[str, float]:
+    """The share of runs in which ours is lower, with Wilson's 95 % interval. Ties count as half a win."""
+    from scipy import stats
+
+    a, b = _floats(ours), _floats(theirs)
+    won = float(np.sum(a < b) + np.sum(a == b) / 2)
+    rate = stats.binomtest(math.floor(won), len(a)).proportion_ci(CONFIDENCE, method="wilson")
+    return {"win_rate": won / len(a), "win_rate_low": float(rate.low), "win_rate_high": float(rate.high)}
 
 
 def curve(values: np.ndarray) -> dict[str, list[float | None]]:
