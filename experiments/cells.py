@@ -5,14 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from experiments.config import BlackBox, Grid, Imitation, Population
+from experiments.config import BlackBox, Grid, Imitation, Population, Prediction, Tuning
 from experiments.run import claim
 from l2o.errors import UserError
 from l2o.files import write_whole
 from meta.checkpoints import difference
 
+AnyCells = Grid | BlackBox | Population | Imitation | Prediction | Tuning
 
-def begin(study: Grid | BlackBox | Population | Imitation, out: Path, resume: bool) -> Path:
+
+def begin(study: AnyCells, out: Path, resume: bool) -> Path:
     """Create the directory of a study, or find the one to go on with.
 
     Returns:
@@ -32,7 +34,7 @@ def begin(study: Grid | BlackBox | Population | Imitation, out: Path, resume: bo
     return out / "cells"
 
 
-def _identity(study: Grid | BlackBox | Population | Imitation) -> dict[str, Any]:
+def _identity(study: AnyCells) -> dict[str, Any]:
     """What a resumed study may not change: everything but the learned optimizers, which are known by their checksum."""
     return study.model_dump(mode="json", exclude={"description", "optimizers", "groups"}, exclude_none=True)
 

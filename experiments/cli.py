@@ -126,14 +126,18 @@ def study(
         grid,
         imitation,
         population,
+        prediction,
         report,
         report_blackbox,
         report_imitation,
         report_population,
+        report_prediction,
+        report_tuning,
         run,
+        tuning,
     )
     from experiments import study as studies
-    from experiments.config import STUDIES, BlackBox, Imitation, Population, Study, load_study
+    from experiments.config import STUDIES, BlackBox, Imitation, Population, Prediction, Study, Tuning, load_study
 
     import_modules(modules)
     chosen = load_study(config, overrides or [])
@@ -172,6 +176,24 @@ def study(
             print_table(*report_imitation.overall(found, name))
             print("\n".join(report_imitation.sentences(found, name)))
         print(report_imitation.notes())
+        print(f"report: {out / 'report.html'}")
+        return
+    if isinstance(chosen, Prediction):
+        found = prediction.run(chosen, out, say=say, resume=resume)
+        for group, by_model in found["groups"].items():
+            for name in by_model:
+                print(f"{name} on {group}:")
+                print_table(*report_prediction.overall(found, group, name))
+                print("\n".join(report_prediction.sentences(found, group, name)))
+        print(report_prediction.notes())
+        print(f"report: {out / 'report.html'}")
+        return
+    if isinstance(chosen, Tuning):
+        found = tuning.run(chosen, out, say=say, resume=resume)
+        for title, shown in report_tuning.tables(found).items():
+            print(f"{title}:")
+            print_table(*shown)
+        print("\n".join(report_tuning.sayings(found)))
         print(f"report: {out / 'report.html'}")
         return
     if not isinstance(chosen, Study):

@@ -12,6 +12,8 @@ from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, mod
 from experiments.document import HERE, Baseline, Dataset, Document, Task, explain, named_as_files, steps_within
 from experiments.imitation_config import Imitation
 from experiments.population_config import Population
+from experiments.prediction_config import Prediction
+from experiments.tuning_config import Tuning
 from l2o.artifact import Loaded, load
 from l2o.core import OptimizerConfig
 from l2o.errors import UserError
@@ -273,9 +275,11 @@ class BlackBox(Document):
 
 
 Comparison = Study | Grid | BlackBox | Population  # of several optimizers
-AnyStudy = Comparison | Imitation
-STUDIES: dict[str, type[Grid] | type[BlackBox] | type[Population] | type[Imitation]] = {
-    "grid": Grid, "blackbox": BlackBox, "population": Population, "imitation": Imitation,
+AnyStudy = Comparison | Imitation | Prediction | Tuning
+CellStudy = type[Grid] | type[BlackBox] | type[Population] | type[Imitation] | type[Prediction] | type[Tuning]
+STUDIES: dict[str, CellStudy] = {
+    "grid": Grid, "blackbox": BlackBox, "population": Population, "imitation": Imitation, "prediction": Prediction,
+    "tuning": Tuning,
 }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import l2o
-from experiments import report, report_blackbox, report_imitation, report_population
+from experiments import report, report_blackbox, report_imitation, report_population, report_prediction, report_tuning
 from l2o.artifact import ZOO
 from l2o.errors import UserError
 
@@ -42,6 +42,25 @@ def scores(results: dict[str, Any]) -> dict[str, Any]:
             "study": {name: study[name] for name in ("description", "seed", "instances", "trials", "task")},
             "tables": {
                 n: [dict(zip(header, row, strict=True)) for row in rows] for n, (header, rows) in tables.items()
+            },
+        }
+    if study.get("kind") == "prediction":
+        tables = {
+            f"{name} on {group}": report_prediction.overall(results, group, name)
+            for group, by_model in results["groups"].items() for name in by_model
+        }  # fmt: skip
+        return {
+            "study": {name: study[name] for name in ("description", "seed", "steps", "trials", "groups")},
+            "tables": {
+                n: [dict(zip(header, row, strict=True)) for row in rows] for n, (header, rows) in tables.items()
+            },
+        }
+    if study.get("kind") == "tuning":
+        return {
+            "study": {name: study[name] for name in ("description", "seed", "runs", "trials", "tasks")},
+            "tables": {
+                title: [dict(zip(header, row, strict=True)) for row in rows]
+                for title, (header, rows) in report_tuning.tables(results).items()
             },
         }
     header, rows = report.summary(results)

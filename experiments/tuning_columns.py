@@ -20,7 +20,7 @@ from l2o.registry import kinds
 from meta.rollouts import rollout, study_keys
 
 Arrays = dict[str, np.ndarray]
-Run = Callable[[Cell, np.ndarray], Arrays]  # a task and seeds [n] to "x" [n, trials, d] and "y" [n, trials]
+Run = Callable[[Cell, np.ndarray], dict[str, Any]]  # a task and seeds [n] to "x" [n, trials, d] and "y" [n, trials]
 
 
 class Setting(NamedTuple):
