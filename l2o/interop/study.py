@@ -6,13 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
-import numpy as np
-
-from l2o.core import HostOptimizer
 from l2o.errors import UserError
-from l2o.interop.proposals import Named, Proposer, Source, Ticket, source, unit_cube
+from l2o.interop.proposals import Named, source
 from l2o.interop.search import real_number, whole_number
 from l2o.interop.studylog import StudyLog, assignment
+from l2o.interop.suggester import Suggester
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.policy import Policy, Prediction
 from l2o.optformer.prompt import prompt
@@ -49,10 +47,8 @@ class StudyTrial:
         return "pending" if self.value is None else "complete"
 
     def __repr__(self) -> str:
-        outcome = "" if self.value is None else f", value {self.value}"
-        return (
-            f"<trial {self.number}, {self.state}{outcome}{f': {self.error}' if self.error else ''}, {self.parameters}>"
-        )
+        outcome = "" if self.state == "pending" else f" ({self.value if self.error is None else self.error})"
+        return f"<trial {self.number}, {self.state}{outcome}: {self._parameters}>"
 
 
 class Study:
@@ -63,7 +59,7 @@ class Study:
     Args:
       space: an `l2o.SearchSpace`, a dictionary that `SearchSpace.from_dict` takes, or one of Optuna's distributions.
       optimizer: "optformer" or another trained one of its kind, which reads names and predicts; or anything else that
-        `l2o.minimize` takes. It sees the kinds and scales of the parameters, or the unit cube if it runs on the host.
+        `l2o.minimize` takes, which sees the kinds and scales of the parameters.
       name: of the study, for an optimizer that reads it; so is the name of the metric.
       metric: what is measured.
       goal: "minimize" or "maximize" it.
@@ -118,7 +114,7 @@ class Study:
             self._policy = Policy(self._source.loaded)
             prompt(self._about)  # refuses too many parameters
         else:
-            self._proposals = _Proposals(self._source, self._about, budget, self._seed)
+            self._suggester = Suggester(self._source, self.space, goal, budget, self._seed)
         self._earlier = self._records(earlier)
         self._trials: list[StudyTrial] = []
         self._events: list[dict[str, Any]] = []
@@ -199,7 +195,7 @@ class Study:
         if self._policy is not None:
             found = self._policy.suggest(self.record, count, seed=self._seed, earlier=self._earlier)
         else:
-            found = self._proposals.suggest(self._events, number, count)
+            found = self._suggester.suggest(self._events, number, count)
         self._write({"asked": number, "parameters": found})
         return self._trials[number:]
 
@@ -293,53 +289,6 @@ class Study:
         others = "".join(f", {states.count(s)} {s}" for s in ("pending", "infeasible") if s in states)
         about = f"{self.name!r}, " if self.name else ""
         return f"Study({about}{self._source.name}, {self.goal}, {len(states)} trials{others}, best {best})"
-
-
-class _Proposals:
-    """What a black-box optimizer proposes, from where the events of a study have left it."""
-
-    def __init__(self, source: Source, about: Record, budget: int, seed: int):
-        # what runs on the host knows of boxes alone
-        host, space = isinstance(source.optimizer, HostOptimizer), about.space
-        self._to, self._from = (space.to_unit, space.from_unit) if host else (space.to_point, space.from_point)
-        self._arguments = source, unit_cube(len(space)) if host else space.space, budget, seed
-        self._sign = -1 if about.goal == "maximize" else 1
-        self._forget()
-
-    def _forget(self) -> None:
-        self._proposer: Proposer | None = None
-        self._tickets: dict[int, Ticket] = {}
-        self._replayed = 0
-
-    def suggest(self, events: list[dict[str, Any]], number: int, count: int) -> list[dict[str, Any]]:
-        """Assignments for the trials from this number on, after all these events."""
-        try:
-            if self._proposer is None:  # late, so that nothing is compiled for a finished study
-                self._proposer = Proposer(*self._arguments)
-            for event in events[self._replayed :]:
-                self._replay(self._proposer, event)
-            self._replayed = len(events)
-            tickets = [self._ticket(self._proposer, n) for n in range(number, number + count)]
-        except BaseException:  # after Ctrl-C, too, it is made again from the events
-            self._forget()
-            raise
-        return [self._from(ticket.x) for ticket in tickets]
-
-    def _ticket(self, proposer: Proposer, number: int) -> Ticket:
-        if number not in self._tickets:
-            self._tickets[number] = proposer.propose()
-        return self._tickets[number]
-
-    def _replay(self, proposer: Proposer, event: dict[str, Any]) -> None:
-        if "told" in event:
-            value = math.nan if event["value"] is None else self._sign * event["value"]
-            proposer.tell(self._tickets.pop(event["told"]), value)
-            return
-        for number, parameters in enumerate(event["parameters"], event["asked"]):
-            ticket, x = self._ticket(proposer, number), self._to(parameters)
-            # a place in the unit cube is rounded to a whole number or category, and another machine rounds otherwise
-            if not np.allclose(x, ticket.x, rtol=1e-6, atol=1e-12):
-                proposer.replace(ticket, x)
 
 
 def _space(space: Any) -> SearchSpace:

@@ -6,7 +6,7 @@ where the evaluation failed; and `{"added": 7, "parameters": {...}, "value": ...
 suggested.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class StudyLog(EventLog):
             return False
 
 
-def assignment(space: SearchSpace, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def assignment(space: SearchSpace, parameters: Any) -> dict[str, Any]:
     """These parameters in the order of a space, as Python's own numbers and strings.
 
     Raises:
