@@ -95,6 +95,9 @@ def models(study: Imitation | Prediction) -> list[Model]:
             raise UserError(
                 f"{name} is of kind {config.kind!r}, and a study of {study.kind} prompts optimizers of kind 'optformer'"
             )
+        loaded = loaded.configured(acquisition="none", lookahead=0)  # what is compared is the policy
+        config = loaded.config
+        assert isinstance(config, OptFormerConfig)
         if config.max_trials < study.trials:
             raise UserError(f"{name} reads up to {config.max_trials} trials, and the study has {study.trials}")
         whole = loaded.sha256 + json.dumps(config.model_dump(mode="json"), sort_keys=True)

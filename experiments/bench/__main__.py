@@ -1,4 +1,4 @@
-"""`python -m experiments.bench update|meta_step|scaling|bias|proposal|generation|suggestion`: measure, print, save."""
+"""`python -m experiments.bench NAME`: measure, print, save; `--help` lists the names."""
 
 import json
 import os
@@ -98,6 +98,14 @@ def generation(quick: Quick = False, out: Out = None) -> None:
     from experiments.bench import generation
 
     save("generation", out, lambda out: generation.run(quick))
+
+
+@app.command()
+def tuners(quick: Quick = False, out: Out = None) -> None:
+    """Latency of a suggestion after 40 trials, beside GP-UCB and samplers of Optuna."""
+    from experiments.bench import tuners
+
+    save("tuners", out, lambda out: tuners.run(quick))
 
 
 if __name__ == "__main__":

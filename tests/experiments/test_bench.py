@@ -271,3 +271,14 @@ def test_suggestions_are_timed_with_the_cache_and_without(bench):
     for row in found["rows"]:
         assert row["milliseconds"]["cache"] > 0 and row["milliseconds"]["again"] > 0
         assert str(row["trials"]) in output
+
+
+# tuners
+
+
+def test_tuners_are_timed_side_by_side(bench):
+    found, output, _ = bench("tuners")
+    assert {"optformer, EI", "optformer, prior", "gp_ucb", "Optuna's TPE"} <= set(found["rows"])
+    assert found["rows"]["optformer, EI"]["ratio"] == [1.0, 1.0, 1.0]
+    assert all(row["milliseconds"] > 0 for row in found["rows"].values())
+    assert "times as long" in output
