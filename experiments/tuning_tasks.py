@@ -70,10 +70,16 @@ def cells(study: Tuning) -> list[Cell]:
     """The tasks of all groups, and those for choosing settings; none depends on which others there are.
 
     Raises:
-      UserError: a family without such tasks, or with more parameters than an OptFormer reads.
+      UserError: a family without such tasks, or with more parameters than an OptFormer reads, or settings are to be
+        chosen on a task that is reported.
     """
     drawn = {group: _drawn(study, group, which) for group, which in _groups(study).items()}
     every = [task for tasks in drawn.values() for task in tasks]
+    both = {name for name, *_ in drawn.get(TUNE, [])} & {
+        name for group, tasks in drawn.items() if group != TUNE for name, *_ in tasks
+    }
+    if both:
+        raise UserError(f"tune: {min(both)} is reported, too, expected other tasks")
     found = []
     for group, tasks in drawn.items():
         runs = study.tune.runs if group == TUNE and study.tune else study.runs
@@ -83,7 +89,7 @@ def cells(study: Tuning) -> list[Cell]:
             least, median = map(float, _scale(single, words[0]))
             about = getattr(family, "about", None)
             which = family.name if isinstance(family, HPO) else None
-            dimension = family.task(params).problem.space.low.size
+            dimension = params.u.shape[1] if isinstance(family, HPO) else family.dimension
             if dimension > SLOTS:
                 raise UserError(f"{group}: {name} has {dimension} parameters, expected at most {SLOTS}")
             found.append(Cell(group, name, single, dimension, about, which, words[1:], least, median))

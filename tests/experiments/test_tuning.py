@@ -27,7 +27,7 @@ from l2o.errors import UserError
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.registry import kinds
 from meta.rollouts import study_keys
-from tasks.hpo import HPOConfig, interpolated, table
+from tasks.hpo import HPOConfig, interpolated
 
 TRIALS = 6
 CONFIG = OptFormerConfig(bins=16, width=16, heads=2, feedforward=16, encoder_layers=0, decoder_layers=1, max_trials=4)
@@ -113,12 +113,12 @@ def test_tasks_that_have_as_many_parameters_are_one_program():
     study = made(
         tasks={
             "datasets": {"task": {"kind": "hpo"}},
-            "models": {"task": {"kind": "hpo", "datasets": ["wine"], "models": ["gradient_boosting", "mlp"],
+            "models": {"task": {"kind": "hpo", "datasets": ["wine"], "models": ["gradient_boosting"],
                                 "held_out_models": []}},
         }, tune={"task": {"kind": "hpo"}, "tasks": 5}, live=None,
     )  # fmt: skip
     every = cells(study)
-    assert [sum(cell.group == group for cell in every) for group in ("tune", "datasets", "models")] == [5, 56, 16]
+    assert [sum(cell.group == group for cell in every) for group in ("tune", "datasets", "models")] == [5, 56, 8]
     told, shapes = prompts(every, "gp_ucb"), {}
     for cell in every:
         tree, leaves = (
@@ -177,9 +177,9 @@ def test_runs_on_the_host_are_those_of_a_plain_loop():
     cell = cells(made())[0]
     optimizer = TPEConfig(initial=2).build()
     found = on_host(optimizer, 4)(cell.family, cell.seeds)
-    params = table(cell.which)
+    params = cell.family.params
     for seed, x, y in zip(cell.seeds, found["x"], found["y"], strict=True):
-        state = optimizer.init(study_keys(seed)[1], cell.family.task(cell.family.params).problem)
+        state = optimizer.init(study_keys(jnp.asarray(seed))[1], cell.family.task(cell.family.params).problem)
         for point, value in zip(x, y, strict=True):
             asked, state = optimizer.ask(jax.random.key(0), state)
             np.testing.assert_array_equal(asked[0], point)
@@ -274,10 +274,9 @@ def test_what_was_found_is_tried_for_real(done):
     live = results["live"]
     assert set(live["columns"]) == {"ei", "random"} and len(live["tasks"]) == 2
     for cell in (cell for cell in cells(study) if cell.group == "datasets"):
-        rows, values = table(cell.which), np.asarray(table(cell.which).value)
+        rows, values = cell.family.params, np.asarray(cell.family.params.value)
         best = int(np.nanargmin(values))
-        x = np.asarray(rows.space.project(rows.space.from_unit(jnp.asarray(rows.u[best]))))
-        x = np.where(np.asarray(rows.space.ordered), x, rows.u[best])
+        x = np.asarray(jnp.where(rows.space.ordered, rows.space.from_unit(rows.u[best]), rows.u[best]))
         arrays = {"x": np.stack([x, x])[None], "y": np.array([[np.nan, values[best]]])}
         sign = -1 if cell.about["goal"] == "maximize" else 1
         setting, said = best_setting(cell, arrays, 2)
@@ -285,8 +284,13 @@ def test_what_was_found_is_tried_for_real(done):
         assert said == pytest.approx(live["tasks"][cell.name]["best"])
         found = fitted(study, cell, arrays)
         assert found["live"] == pytest.approx(found["table"], abs=1e-5), "rows of a table were measured so"
-    means = np.mean([[row["columns"]["random"][k] for k in ("table", "live")] for row in live["tasks"].values()])
-    assert np.isfinite(means)
+    for name, column in live["columns"].items():
+        shares = []
+        for cell in (cell for cell in cells(study) if cell.group == "datasets"):
+            sign = -1 if cell.about["goal"] == "maximize" else 1
+            worth = live["tasks"][cell.name]["columns"][name]["live"]
+            shares.append(min((sign * worth - cell.least) / (cell.median - cell.least), 1))
+        assert column["live"][0] == pytest.approx(np.mean(shares))
 
 
 def test_from_the_command_line(copied, fresh, tmp_path, cli):
@@ -338,6 +342,9 @@ def test_bad_studies_are_one_sentence(fields, words):
         ({"variants": {"ei": {"settings": {"acquisiton": "none"}}}}, "variants.ei: optformer cannot be configured so"),
         ({"tune": {"task": {"kind": "hpo", "models": ["knn"]}, "tasks": 30}},
          "tune.tasks: found 30, expected at most 24"),
+        ({"tune": {"task": {**TINY["tasks"]["datasets"]["task"], "held_out_datasets": []}, "tasks": 200}}, "at most 8,"),
+        ({"tune": {"task": {**TINY["tasks"]["datasets"]["task"], "held_out_datasets": []}, "tasks": 8}},
+         "tune: breast_cancer.0.knn.accuracy is reported, too, expected other tasks"),
         ({"live": {"group": "datasets", "columns": ["ei"], "trial": 2, "view": 3}}, "live.view: no task of the group"),
     ],
 )  # fmt: skip
