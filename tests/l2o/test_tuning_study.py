@@ -213,6 +213,22 @@ def test_a_logged_point_counts_more_than_the_proposed_one(tmp_path):
     np.testing.assert_array_equal(told[0][0], [0.25, 1.0])
 
 
+def test_an_interrupted_suggestion_changes_nothing():
+    calls, whole = [], host_optimizer()
+
+    def ask(key, state):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        return whole.ask(key, state)
+
+    study = play(Study(SPACE, whole._replace(ask=ask)), 2)
+    with pytest.raises(KeyboardInterrupt):
+        play(study, 3)
+    assert seen(play(study, 2)) == seen(play(Study(SPACE, whole), len(study.history)))
+    assert len(study.history) > 3
+
+
 def test_own_parameters_belong_to_who_reads_any(fake):
     study = Study(SPACE, LOADED, goal="maximize", name="n", metric="m")
     trial = study.suggest()
