@@ -4,8 +4,10 @@ Kernel, hyperprior and first guesses are those of `l2o.baselines.gp`. But every 
 steps as one likes, in double precision, which small noise needs.
 """
 
+import functools
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,11 +16,30 @@ import optax
 from jaxtyping import Array, Bool, Float, Int
 
 from experiments.prediction_config import Surrogate
-from l2o.baselines.gp import centre, log_posterior, unpack, without_failures
+from l2o.baselines.gp import centre, log_hyperprior, unpack, without_failures
 from l2o.gp import Posterior, Prior, log_likelihood
 
 SCALES = (1.0, 0.3, 0.1, 0.03)  # length scales that the search begins at
 Arrays = dict[str, np.ndarray]
+
+
+class Numbers(NamedTuple):
+    """A `Surrogate` as data, so that several are one program.
+
+    Attributes:
+      matern: 1 for the Matern-5/2 kernel, 0 for the squared exponential.
+      noise_floor: least variance of the noise, as a part of that of the function.
+      hyperprior: 1 for the posterior of the hyperparameters, 0 for their likelihood.
+    """
+
+    matern: Float[Array, ""] | float
+    noise_floor: Float[Array, ""] | float
+    hyperprior: Float[Array, ""] | float
+
+
+def numbers(setting: Surrogate) -> Numbers:
+    """Of a setting, all but the steps."""
+    return Numbers(float(setting.kernel == "matern"), setting.noise_floor, float(setting.hyperprior))
 
 
 def predictor(setting: Surrogate) -> Callable[[Arrays], Arrays]:
@@ -28,49 +49,52 @@ def predictor(setting: Surrogate) -> Callable[[Arrays], Arrays]:
     values "share" [n, s, t] that are known for each of s predictions, NaN where failed, and "step" [n, s]: which trial
     is predicted, counted from 1, given all before it. Failed trials count as the worst one, as in the baseline.
     """
+    program = _program(setting.fit_steps)
 
-    def one(u: Float[Array, "t d"], categories: Bool[Array, "d"], share: Float[Array, "t"], step: Int[Array, ""]):
+    def predicted(rows: Arrays) -> Arrays:
+        with jax.enable_x64(True):
+            u, share = (jnp.asarray(rows[name], jnp.float64) for name in ("u", "share"))
+            how = jax.tree.map(jnp.float64, numbers(setting))
+            found = program(how, u, rows["categories"], share, rows["step"])
+            return {name: np.asarray(a) for name, a in found.items()}
+
+    return predicted
+
+
+@functools.cache
+def _program(fit_steps: int) -> Callable[..., dict[str, Array]]:
+    def one(how, u: Float[Array, "t d"], categories: Bool[Array, "d"], share: Float[Array, "t"], step: Int[Array, ""]):
         used = jnp.arange(share.size) < step - 1
         y = without_failures(share, used)
         middle = jnp.sum(jnp.where(used, y, 0.0)) / (step - 1)
         scale = jnp.sqrt(jnp.sum(jnp.where(used, (y - middle) ** 2, 0.0)) / (step - 1))
         scale = jnp.maximum(scale, 1e-7)
         standard = jnp.where(used, (y - middle) / scale, 0.0)
-        prior = fitted(setting, u, standard, step - 1, categories)
+        prior = fitted(how, fit_steps, u, standard, step - 1, categories)
         mean, variance = Posterior.fit(prior, u, standard, step - 1).predict(u[step - 1][None])
         return {"mean": middle + scale * mean[0], "deviation": scale * jnp.sqrt(variance[0] + prior.noise)}
 
-    every = jax.jit(jax.vmap(jax.vmap(one, (None, None, 0, 0))))
-
-    def program(rows: Arrays) -> Arrays:
-        with jax.enable_x64(True):
-            wide = {name: rows[name].astype(np.float64) for name in ("u", "share")}
-            found = every(wide["u"], rows["categories"], wide["share"], rows["step"])
-            return {name: np.asarray(a) for name, a in found.items()}
-
-    return program
+    return jax.jit(jax.vmap(jax.vmap(one, (None, None, None, 0, 0)), (None, 0, 0, 0, 0)))
 
 
 def fitted(
-    setting: Surrogate, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""],
+    how: Numbers, steps: int, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""],
     categories: Bool[Array, "d"],
 ) -> Prior:  # fmt: skip
     """The most probable hyperparameters that Adam finds from several first guesses, for standardised values."""
-    kernel = jnp.asarray(1.0 if setting.kernel == "matern" else 0.0)
 
     def within(raw: Prior) -> Prior:
         return raw._replace(
             length_scale=jnp.clip(raw.length_scale, math.log(0.01), math.log(100.0)),
             variance=jnp.clip(raw.variance, math.log(0.01), math.log(1000.0)),
-            noise=jnp.clip(raw.noise, math.log(setting.noise_floor), 0.0), matern=kernel,
+            noise=jnp.clip(raw.noise, jnp.log(how.noise_floor), 0.0), matern=jnp.asarray(how.matern),
         )  # fmt: skip
 
     def probable(raw: Prior) -> Float[Array, ""]:
-        if setting.hyperprior:
-            return log_posterior(raw, x, y, count, categories)
-        return log_likelihood(unpack(raw)._replace(categories=categories), x, y, count)
+        prior = unpack(raw)._replace(categories=categories)
+        return log_likelihood(prior, x, y, count) + how.hyperprior * log_hyperprior(raw)
 
-    tx = optax.adam(optax.cosine_decay_schedule(0.1, setting.fit_steps, alpha=0.1), eps=1e-2)
+    tx = optax.adam(optax.cosine_decay_schedule(0.1, steps, alpha=0.1), eps=1e-2)
 
     def climb(raw: Prior) -> Prior:
         def step(carry, _):
@@ -81,7 +105,7 @@ def fitted(
             return (within(jax.tree.map(jnp.add, raw, updates)), moments), None
 
         begun = raw, tx.init(raw)  # pyright: ignore[reportArgumentType]
-        return jax.lax.scan(step, begun, length=setting.fit_steps)[0][0]
+        return jax.lax.scan(step, begun, length=steps)[0][0]
 
     first = jax.tree.map(lambda *a: jnp.stack(a), *(within(centre(x.shape[1], scale)) for scale in SCALES))
     last = jax.vmap(climb)(first)

@@ -224,12 +224,16 @@ def log_posterior(
     raw: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""],
     categories: Bool[Array, "d"] | None = None,
 ) -> Float[Array, ""]:  # fmt: skip
-    """Of hyperparameters as `pack` gives them, up to a constant; they are normal around `centre` a priori."""
-    expected = centre(x.shape[1])
+    """Of hyperparameters as `pack` gives them, up to a constant."""
+    return log_likelihood(unpack(raw)._replace(categories=categories), x, y, count) + log_hyperprior(raw)
+
+
+def log_hyperprior(raw: Prior) -> Float[Array, ""]:
+    """Of the same, up to a constant: they are normal around `centre`."""
+    expected = centre(raw.length_scale.shape[0])
     scales = jnp.sum(((raw.length_scale - expected.length_scale) / 0.8) ** 2)
     variance, noise = (raw.variance - expected.variance) / 1.5, (raw.noise - expected.noise) / 2.0
-    prior = unpack(raw)._replace(categories=categories)
-    return log_likelihood(prior, x, y, count) - 0.5 * (scales + variance**2 + noise**2 + raw.mean**2)
+    return -0.5 * (scales + variance**2 + noise**2 + raw.mean**2)
 
 
 def within_limits(raw: Prior) -> Prior:

@@ -17,7 +17,7 @@ from experiments.config import load_study
 from experiments.imitation import models
 from experiments.prediction import cells, run
 from experiments.prediction_config import Prediction, Surrogate
-from experiments.prediction_gp import fitted, predictor
+from experiments.prediction_gp import fitted, numbers, predictor
 from experiments.prediction_model import logits_of, prompts, scaled
 from experiments.prediction_results import Predicted, by_task
 from l2o.baselines import gp
@@ -37,14 +37,14 @@ CONFIG = OptFormerConfig(bins=32, width=32, heads=2, feedforward=64, decoder_lay
 TINY = {
     "kind": "prediction",
     "description": "tiny",
-    "bbob": {"kind": "bbob_mixed", "functions": ["linear_slope"], "dimensions": [2], "noises": ["none"]},
+    "bbob": {"kind": "bbob_mixed", "functions": ["linear_slope"], "dimensions": [3], "noises": ["none"]},
     "hpo": {"kind": "hpo", "models": ["knn"], "views": [0]},
     "instances": 2,
     "repeats": 1,
-    "teachers": [{"optimizer": {"kind": kind}} for kind in ("random", "hill_climbing")],
+    "teachers": [{"optimizer": {"kind": kind}} for kind in ("random", "grid")],
     "trials": TRIALS,
     "steps": list(STEPS),
-    "batch": 4,
+    "batch": 2,
     "tuning": {
         "functions": ["sphere"],
         "instances": 2,
@@ -66,7 +66,7 @@ def tuning(**fields):
     return {"tuning": {**TINY["tuning"], **fields}}
 
 
-def forecasts(n, shift=0.0, bins=256):
+def forecasts(n, shift=0.0, bins=64):
     """Normal forecasts of many widths, and truths that are drawn from them, moved afterwards."""
     generator = np.random.default_rng(0)
     log_probs = scores.of_normal(generator.uniform(0, 1, n), 10 ** generator.uniform(-2, 0, n), bins)
@@ -96,8 +96,8 @@ def test_densities_by_hand():
 
 
 def test_a_calibrated_forecaster():
-    log_probs, truth = forecasts(20_000)
-    expected = np.sum(np.exp(log_probs) * log_probs, 1) + np.log(256)  # its negative entropy
+    log_probs, truth = forecasts(10_000)
+    expected = np.sum(np.exp(log_probs) * log_probs, 1) + np.log(64)  # its negative entropy
     assert scores.log_density(log_probs, truth).mean() == pytest.approx(expected.mean(), abs=0.02)
     assert scores.distance(scores.pit(log_probs, truth, 0)) < 0.015
     assert scores.error(total(scores.calibration(log_probs, truth))) < 0.05
@@ -105,7 +105,7 @@ def test_a_calibrated_forecaster():
 
 
 def test_one_that_is_wrong_by_a_tenth():
-    calibrated, (log_probs, truth) = forecasts(20_000), forecasts(20_000, shift=0.1)
+    calibrated, (log_probs, truth) = forecasts(10_000), forecasts(10_000, shift=0.1)
     assert scores.log_density(log_probs, truth).mean() < scores.log_density(*calibrated).mean() - 0.5
     assert scores.distance(scores.pit(log_probs, truth, 0)) > 0.1
     assert scores.error(total(scores.calibration(log_probs, truth))) > 0.15
@@ -214,12 +214,13 @@ def test_fits_are_more_probable_than_those_of_the_baseline():
         x = jnp.asarray(generator.uniform(size=(30, 2)))
         y = jnp.sin(6 * x[:, 0]) + 0.1 * jnp.asarray(generator.normal(size=30))
         y, count, categories = (y - y.mean()) / y.std(), jnp.asarray(30), jnp.zeros(2, bool)
+        best = jax.jit(fitted, static_argnums=1)
         begun = unpack(gp.centre(2))._replace(categories=categories)
-        theirs = log_posterior(pack(fit(begun, x, y, count, 10)), x, y, count, categories)
-        ours = fitted(Surrogate(fit_steps=100), x, y, count, categories)
-        assert log_posterior(pack(ours), x, y, count, categories) > theirs
+        theirs = log_posterior(pack(jax.jit(fit, static_argnums=4)(begun, x, y, count, 10)), x, y, count, categories)
+        ours = best(numbers(Surrogate()), 50, x, y, count, categories)
+        assert log_posterior(pack(ours), x, y, count, categories) > theirs + 0.1
         assert float(ours.length_scale[0]) < float(ours.length_scale[1]) and float(ours.matern) == 1
-        other = fitted(Surrogate(kernel="squared_exponential", fit_steps=5, noise_floor=0.3), x, y, count, categories)
+        other = best(numbers(Surrogate(kernel="squared_exponential", noise_floor=0.3)), 50, x, y, count, categories)
         assert float(other.matern) == 0 and float(other.noise / other.variance) >= 0.3 * 0.999
 
 
@@ -298,7 +299,7 @@ def test_what_a_study_leaves(done, strict_json):
         assert found["predictions"] + found["left_out"] == 2 * tasks * len(STEPS)
         assert list(found["columns"]) == ["model", "unknown", "gp"]
         for row in found["columns"].values():
-            assert list(row["by_step"]) == ["3", "8"] and list(row["by_teacher"]) == ["random", "hill_climbing"]
+            assert list(row["by_step"]) == ["3", "8"] and list(row["by_teacher"]) == ["random", "grid"]
             mean, low, high = row["log_density"]
             assert low <= mean <= high and mean <= np.log(CONFIG.bins)
             assert sum(row["pit"]) == pytest.approx(1) and 0 < row["distance"] <= 1
@@ -329,7 +330,7 @@ def test_scores_are_those_of_the_pieces(done):
     study, out, results = done
     (model,) = models(study)
     temperature = results["groups"]["bbob"]["fresh"]["tuned"]["temperature"]
-    folder = out / "cells" / "bbob-test-f5_linear_slope-2d"
+    folder = out / "cells" / "bbob-test-f5_linear_slope-3d"
     logits = np.load(folder / f"{model.identity}.npz")["logits"]
     densities: dict[int, list[float]] = {0: [], 1: []}
     for k, name in enumerate(study.algorithms):
@@ -351,7 +352,7 @@ def test_scores_are_those_of_the_pieces(done):
 def test_a_resumed_study_makes_no_piece_twice(copied, monkeypatch):
     study, out, results = copied
     (model,) = models(study)
-    gone = ["bbob-train-f1_sphere-2d/gp-matern-5-1e-05.npz", f"bbob-test-f5_linear_slope-2d/{model.identity}.npz"]
+    gone = ["bbob-train-f1_sphere-3d/gp-matern-5-1e-05.npz", f"bbob-test-f5_linear_slope-3d/{model.identity}.npz"]
     for name in gone:
         (out / "cells" / name).unlink()
     made_again, original = [], prediction.save
