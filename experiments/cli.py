@@ -1,4 +1,4 @@
-"""The command line: l2o train, l2o study, l2o data, l2o list."""
+"""The command line: l2o train, l2o study, l2o data, l2o finetune, l2o list."""
 
 import importlib
 import os
@@ -242,6 +242,56 @@ def data(
         raise typer.Exit(130) from None
     print_table(*recording.summary(manifest))
     print(f"finished: {manifest.studies:,} studies in {len(manifest.shards)} shards")
+
+
+@app.command()
+def finetune(
+    storage: Annotated[str, typer.Argument(help="URL of an Optuna storage, or a run directory with --resume.")],
+    optimizer: Annotated[
+        str, typer.Option("--optimizer", help="A shipped optimizer or a run directory.")
+    ] = "optformer",
+    studies: Annotated[
+        list[str] | None, typer.Option("--study", help="Name of a study; repeatable; all by default.")
+    ] = None,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Meta-steps.")] = 300,
+    overrides: Set = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Output directory; by default a fresh runs/finetune-<n>.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in a directory.")] = False,
+) -> None:
+    """Train an OptFormer further, on the studies of an Optuna storage."""
+    from experiments import finetune as tuning
+    from experiments import run
+    from meta import parallel
+
+    parallel.use_cores()
+    if resume:
+        out = out or Path(storage)
+        outcome = tuning.resumed(run.resumed_experiment(out, overrides or []), out)
+    else:
+        out = out or run.fresh_directory("finetune")
+        print(f"run directory: {out}", flush=True)
+        outcome = tuning.finetune(
+            storage, out, optimizer=optimizer, studies=studies or (), steps=steps, overrides=overrides or []
+        )
+    if outcome is None:
+        print(f"{out} is finished; nothing to do")
+        return
+    if outcome.before is None or outcome.after is None:
+        again = shlex.join(["l2o", "finetune", str(out), "--resume"])
+        print(f"stopped at step {outcome.steps}; go on with: {again}")
+        raise typer.Exit(130)
+    print_table(
+        ["held-out studies, nats per token", "before", "after"],
+        [
+            [what, f"{outcome.before[name]:.3f}", f"{outcome.after[name]:.3f}"]
+            for what, name in {"parameters": "validation_x", "values": "validation_y"}.items()
+        ],
+    )
+    if outcome.after["validation"] >= outcome.before["validation"]:
+        print("it did not get better: more studies, or a smaller meta.optimizer.learning_rate, may help")
+    print(f"finished: l2o.OptFormerSampler(optimizer={str(out)!r}) uses it; see {out / 'report.html'}")
 
 
 @app.command("list")

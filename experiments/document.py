@@ -69,7 +69,7 @@ class Document(Config):
         except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what Python reads
             raise UserError(f"{path} is not valid TOML: {error}") from None
         for override in overrides:
-            _assign(data, override)
+            assign(data, override)
         return data, f"{path} with --set" if overrides else str(path)
 
     @classmethod
@@ -110,7 +110,12 @@ def steps_within(steps: Sequence[int], end: int, unit: str) -> None:
         raise ValueError(f"steps must increase, found {list(steps)}")
 
 
-def _assign(data: dict[str, Any], override: str) -> None:
+def assign(data: dict[str, Any], override: str) -> None:
+    """Carry out an assignment such as "meta.steps=500" in a document that was read.
+
+    Raises:
+      UserError: it is none, or its field is inside of something that is no table.
+    """
     name, equals, raw = override.partition("=")
     if not equals or not name.strip():
         raise UserError(f"--set {override!r}: expected field=value, for example meta.steps=500")

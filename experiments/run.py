@@ -10,6 +10,7 @@ curves.png, report.html
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -153,7 +154,8 @@ def _starting_theta(experiment: Experiment) -> Any:
 def _command() -> str:
     program = Path(sys.argv[0])
     ours = program.name == "l2o" or program.parts[-2:] == ("l2o", "__main__.py")
-    return shlex.join(["l2o", *sys.argv[1:]]) if ours else "Experiment.train, from Python"
+    command = shlex.join(["l2o", *sys.argv[1:]]) if ours else "Experiment.train, from Python"
+    return re.sub(r"(://[^:@/\s]*):[^@\s]*@", r"\1:***@", command)  # the password in the URL of a database
 
 
 def provenance(experiment: Experiment, result: Result) -> dict[str, Any]:
