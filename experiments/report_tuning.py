@@ -112,7 +112,8 @@ def notes(results: dict[str, Any]) -> str:
         " BBOB function its minimum, which a mixed space may not hold) and 1 the median one (of the rows, or of"
         f" {SAMPLES} random points); worse ones count as 1. Means over runs and then over tasks, with 95 % intervals"
         " from a bootstrap over tasks. Differences are paired by task, negative ones in favour of"
-        f" {study['compared']}, which wins a task where its mean over runs is lower; ties count half."
+        f" {study['compared']}, which wins a task where its mean over runs is lower; ties count half. Tasks"
+        " that share data, a model or a function are alike, so that intervals speak of tasks like these alone."
     )
 
 
