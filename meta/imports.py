@@ -185,7 +185,7 @@ def _optuna_study(study: Any) -> Imported | None:
 
 
 def _as_sampler(study: Any) -> Imported | None:
-    from l2o.interop.studies import as_record, joint_space
+    from l2o.interop.optuna_studies import as_record, joint_space
 
     ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
     distributions = joint_space(ended) if len(study.directions) == 1 else {}

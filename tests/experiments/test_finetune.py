@@ -1,6 +1,7 @@
 """`l2o finetune`: from the studies of an Optuna storage to an OptFormer that knows them better."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -83,33 +84,55 @@ def test_it_learns_and_what_it_leaves_is_an_optimizer(finished, cli, fresh, url)
     assert "never overwritten" in cli("finetune", url, "--optimizer", fresh, "--out", out).sentence
 
 
-def test_a_run_that_was_stopped_goes_on(finished, fresh, url, tmp_path, cli, monkeypatch):
-    out, sets = tmp_path / "part", [word for override in FEW for word in ("--set", override)]
-
+def test_a_run_that_was_stopped_goes_on(finished, fresh, url, tmp_path, monkeypatch):
     def at_once(interrupt):
         interrupt.requested = True
         return interrupt
 
+    out = tmp_path / "part"
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Interrupt, "__enter__", at_once)
-        found = cli("finetune", url, "--optimizer", fresh, "--steps", 20, "--out", out, *sets)
-    assert found.code == 130 and "8 studies, 55 trials" in found.out
-    assert f"stopped at step 0; go on with: l2o finetune {out} --resume" in found.out
-    found = cli("finetune", out, "--resume")
-    assert found.code == 0 and f"OptFormerSampler(optimizer='{out}')" in found.out
-    outcome, whole = finished
-    row = next(line.split() for line in found.out.splitlines() if line.startswith("values"))
-    shown = [outcome.before["validation_y"], outcome.after["validation_y"]]
-    assert [float(cell) for cell in row[1:]] == pytest.approx(shown, abs=1e-3)
-    theta, again = (l2o.load(path).theta for path in (whole, out))
+        stopped = finetune.finetune(url, out, optimizer=fresh, steps=20, overrides=FEW, quiet=True)
+    assert stopped == finetune.Outcome(0, None, None)
+    assert finetune.resumed(run.resumed_experiment(out), out, quiet=True) == finished[0]
+    theta, again = (l2o.load(path).theta for path in (finished[1], out))
     assert all(jax.tree.leaves(jax.tree.map(np.array_equal, theta, again)))
+
+
+def scores(x, y):
+    return {"validation": x + y, "validation_x": x, "validation_y": y}
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "lines"),
+    [
+        (
+            finetune.Outcome(7, scores(2, 4), scores(1.5, 3.25)), 0,
+            ["parameters  2.000   1.500", "values  4.000   3.250", "OptFormerSampler(optimizer='OUT') uses it"],
+        ),
+        (finetune.Outcome(7, scores(2, 4), scores(2, 4.5)), 0, ["it did not get better", "finished"]),
+        (finetune.Outcome(3, None, None), 130, ["stopped at step 3; go on with: l2o finetune OUT --resume"]),
+        (None, 0, ["OUT is finished; nothing to do"]),
+    ],
+)  # fmt: skip
+def test_what_the_command_says(outcome, code, lines, cli, monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(finetune, "finetune", lambda *given, **fields: (asked.append((given, fields)), outcome)[1])
+    monkeypatch.chdir(tmp_path)
+    found = cli("finetune", "URL", "--study", "a", "--study", "b", "--steps", 7, "--set", "seed=1")
+    out = Path("runs/finetune-1")
+    fields = {"optimizer": "optformer", "studies": ["a", "b"], "steps": 7, "overrides": ["seed=1"]}
+    assert found.code == code and asked == [(("URL", out), fields)]
+    squeezed = " ".join(found.out.split())
+    for line in lines:
+        assert " ".join(line.split()).replace("OUT", str(out)) in squeezed
 
 
 def test_a_budget_of_tokens(fresh, url):
     found = list(finetune.OptunaStudiesConfig(url=url, as_sampler=True, fewest=5).read(0))
     longest = found[0]._replace(y=np.zeros(10_000), x=np.zeros((10_000, 2), np.float32))
     loaded = l2o.load(fresh)
-    chosen = finetune.experiment(loaded, fresh, run.Path("data"), [*found, longest], 10)
+    chosen = finetune.experiment(loaded, fresh, Path("data"), [*found, longest], 10)
     assert chosen.meta.optimizer.buckets == (12, 24) and chosen.meta.tasks == 32  # eight trials are read at most
     assert chosen.meta.init == fresh and chosen.optimizer == CONFIG and chosen.meta.steps == 10
 

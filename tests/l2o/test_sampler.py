@@ -15,8 +15,8 @@ import pytest
 
 import l2o
 from l2o import UserError
+from l2o.interop import optuna_studies
 from l2o.interop import sampler as module
-from l2o.interop import studies
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.policy import Policy
 
@@ -367,9 +367,9 @@ def test_what_is_proposed_may_be_longer_than_an_attribute():
     trial = study.ask()
     trial.suggest_categorical("p0", space["p0"].choices)
     running = study.get_trials()[1]
-    assert set(studies.proposed(running)) == set(space) and len(running.params) == 1
-    del running.system_attrs[f"{studies.PROPOSED}:1"]
-    assert studies.proposed(running) == {}
+    assert set(optuna_studies.proposed(running)) == set(space) and len(running.params) == 1
+    del running.system_attrs[f"{optuna_studies.PROPOSED}:1"]
+    assert optuna_studies.proposed(running) == {}
 
 
 def test_without_optuna_it_is_one_sentence(tmp_path):
