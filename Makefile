@@ -1,7 +1,7 @@
 # `make demo` and `make test` need only Python 3.11 or later, make and the package index.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-PYTEST_ARGS ?= -n 2
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: demo test lint format clean
 

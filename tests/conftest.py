@@ -8,8 +8,9 @@ from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_debug_key_reuse", True)
-jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+# where the command line puts it, too, with XDG_CACHE_HOME=.jax_cache
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache/l2o/jax"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # to read a program takes a tenth of compiling it
 
 with install_import_hook(["l2o", "tasks", "meta"], "beartype.beartype"):
     import experiments

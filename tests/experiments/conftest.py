@@ -1,4 +1,4 @@
-"""A tiny experiment, the command line in this process and in others, and a compilation cache of their own."""
+"""A tiny experiment, the command line in this process and in others, which have a compilation cache of their own."""
 
 import json
 import os
@@ -103,13 +103,14 @@ def shell(spawn):
 
 
 @pytest.fixture
-def cli(monkeypatch, capsys, cache_home):
+def cli(monkeypatch, capsys):
     """Run the command line in this process, where importing jax costs nothing."""
     jax.devices()  # there are four from now on, whatever the command line would choose
     options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in options}
     path = list(sys.path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
+    # where tests/conftest.py has the cache: JAX keeps the directory that it compiled its first program with
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path(__file__).parents[2] / ".jax_cache"))
     monkeypatch.delenv("L2O_DATA", raising=False)
 
     def run(*arguments):
