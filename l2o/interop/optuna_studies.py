@@ -20,11 +20,13 @@ PIECE = 2000  # characters of an attribute, as a database may hold no more
 
 
 def joint_space(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
-    """The distributions that all trials share that were evaluated, pruned ones too, by name.
+    """The distributions that all complete trials share, or all pruned ones where there are no others, by name.
 
     What has one value only is left out, and so is what has no equal in `SearchSpace`.
     """
-    shared = intersection_search_space(list(trials), include_pruned=True)
+    known = list(trials)
+    complete = any(trial.state == TrialState.COMPLETE for trial in known)
+    shared = intersection_search_space(known, include_pruned=not complete)
     return {name: each for name, each in shared.items() if not each.single() and has_equal(name, each)}
 
 

@@ -158,6 +158,16 @@ def test_trials_out_of_range_are_left_out(asked):
     assert len(asked[-1][0].trials) == 2
 
 
+def test_trials_that_were_pruned_early_hide_no_parameter(asked):
+    study = created()
+    add(study, {"x": 0.5, "y": 1}, state=TrialState.PRUNED)
+    study.tell(study.ask(SPACE), 0.0)
+    assert asked[-1][0].space.names == ["x", "y"]  # all that is known
+    add(study, {"x": 0.5}, state=TrialState.PRUNED)
+    study.ask(SPACE)
+    assert asked[-1][0].space.names == ["x", "y", "z"] and len(asked[-1][0].trials) == 1
+
+
 class Listen:
     """Lines of the sampler's log."""
 
