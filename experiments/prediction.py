@@ -7,7 +7,9 @@ Both see the same trials: those before, and the point whose value is asked for, 
 the range of the trials before, on the model's own scale (`l2o.optformer.prompt.Range`), and truths by the same range.
 What is before is told to the process as it is, and to the model as tokens. The model is told the metadata, too, as the
 task has them: names of the hpo tasks, types alone of BBOB's, and the algorithm, or in a column of its own that it is
-unknown. The process is a normal distribution, truncated to the unit interval, integrated over the bins and normalised.
+unknown. The process is a normal distribution, integrated over the bins. Values beyond the unit interval count as in the
+first or last bin, and so does the process's mass there; or it is truncated to the interval and normalised, as Chen et
+al. (2022) do: what is likelier on the tasks to tune on is compared with, and the truncated one stands beside it.
 
 Trials that failed are in histories: as a token of their own, and for the process as the worst value. As targets they
 are left out, and so is what has no two different values before it, as there is no range then.
@@ -248,7 +250,10 @@ def run(study: Prediction, out: Path, say: Say = print, resume: bool = False) ->
             choices[group, model.name] = chosen(
                 study.tuning, model.config.bins, runs.logits(here, model, True), processes
             )
-    wanted = dict.fromkeys((group, choice.surrogate) for (group, _), choice in choices.items())
+    wanted = dict.fromkeys(
+        (group, process.surrogate)
+        for (group, _), choice in choices.items() for process in (choice.process, choice.truncated)
+    )  # fmt: skip
     with pieces(sum(len(of(group, tested)) for group, _ in wanted), say) as done:
         for group, label in wanted:
             for cell in of(group, tested):
@@ -262,9 +267,9 @@ def run(study: Prediction, out: Path, say: Say = print, resume: bool = False) ->
         for model in found:
             choice = choices[group, model.name]
             told, untold = (runs.logits(here, model, known) for known in (True, False))
-            process = runs.normals(here, choice.surrogate)
+            normals = {label: runs.normals(here, label) for other, label in wanted if other == group}
             results["groups"].setdefault(group, {})[model.name] = compared(
-                study, choice, model.config.bins, told, untold, process, asked
+                study, choice, model.config.bins, told, untold, normals, asked
             )
     results["seconds"] = round(runs.took, 1)
     write_whole(out / "results.json", json.dumps(results) + "\n")

@@ -1,5 +1,6 @@
 """What a study of prediction reports: what is tuned, and scores of the model and of the process, with intervals."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,28 +31,51 @@ class Predicted(NamedTuple):
     step: np.ndarray
 
 
+class Process(NamedTuple):
+    """How predictions of a process become distributions over bins.
+
+    Attributes:
+      surrogate: label of the fit.
+      truncated: to the unit interval, as Chen et al. (2022) do; otherwise its mass beyond that is in the first and last
+        bin, where truths beyond it are, too.
+      inflation: of its deviation.
+      uniform: share of the uniform distribution.
+      score: mean log density on the tasks that it is chosen on.
+    """
+
+    surrogate: str
+    truncated: bool
+    inflation: float
+    uniform: float
+    score: float
+
+    def log_probs(self, normals: Float[np.ndarray, "n 2"], bins: int) -> Float[np.ndarray, "n b"]:
+        """Of the bins, by means and deviations."""
+        mean, deviation = normals.T
+        found = scores.of_normal(mean, self.inflation * deviation, bins, self.truncated)
+        return scores.with_uniform(found, self.uniform)
+
+
 class Choice(NamedTuple):
     """What is chosen for a group of tasks, on other tasks.
 
     Attributes:
       temperature: of the model.
-      surrogate: label of the process's fit.
-      inflation: of its deviation.
-      uniform: share of the uniform distribution in what it predicts.
+      process: the best one.
+      truncated: the best one of those that are.
       temperatures: mean log density by temperature.
-      surrogates: of each combination of the last three, the best one first.
+      processes: all that were tried, the best one first.
     """
 
     temperature: float
-    surrogate: str
-    inflation: float
-    uniform: float
+    process: Process
+    truncated: Process
     temperatures: list[tuple[float, float]]
-    surrogates: list[tuple[str, float, float, float]]
+    processes: list[Process]
 
 
 def chosen(tuning: Tuning, bins: int, model: Predicted, processes: dict[str, Predicted]) -> Choice:
-    """The temperature, and the fit, inflation and share, under which the truths are likeliest.
+    """The temperature, and the processes, under which the truths are likeliest.
 
     Args:
       tuning: what there is to choose from.
@@ -64,16 +88,15 @@ def chosen(tuning: Tuning, bins: int, model: Predicted, processes: dict[str, Pre
         return float(by_task(of, scores.log_density(log_probs, of.truth)).mean())
 
     temperatures = [(t, score(scores.of_logits(model.values, t), model)) for t in tuning.temperatures]
-    fits = []
+    tried = []
     for label, of in processes.items():
-        mean, deviation = of.values.T
-        for inflation in tuning.inflations:
-            normal = scores.of_normal(mean, inflation * deviation, bins)
-            fits += [(label, inflation, u, score(scores.with_uniform(normal, u), of)) for u in tuning.uniforms]
-    fits.sort(key=lambda fit: -fit[-1])
-    surrogate, inflation, uniform, _ = fits[0]
+        for rest in itertools.product((False, True), tuning.inflations, tuning.uniforms):
+            process = Process(label, *rest, 0.0)
+            tried.append(process._replace(score=score(process.log_probs(of.values, bins), of)))
+    tried.sort(key=lambda process: -process.score)
     temperature, _ = max(temperatures, key=lambda pair: pair[1])
-    return Choice(temperature, surrogate, inflation, uniform, temperatures, fits)
+    truncated = next(process for process in tried if process.truncated)
+    return Choice(temperature, tried[0], truncated, temperatures, tried)
 
 
 def by_task(predicted: Predicted, values: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "u ..."]:
@@ -95,8 +118,9 @@ def overview(study: Prediction, sha256: dict[str, str]) -> dict[str, Any]:
 
 
 def compared(
-    study: Prediction, choice: Choice, bins: int, known: Predicted, unknown: Predicted, process: Predicted, asked: int
-) -> dict[str, Any]:
+    study: Prediction, choice: Choice, bins: int, known: Predicted, unknown: Predicted,
+    normals: dict[str, Predicted], asked: int,
+) -> dict[str, Any]:  # fmt: skip
     """Scores on the tasks that are reported.
 
     Args:
@@ -105,22 +129,21 @@ def compared(
       bins: of the unit interval.
       known: logits of the model when it is told the algorithm.
       unknown: when it is not.
-      process: normal distributions.
+      normals: of processes, by the label of the fit.
       asked: predictions, those included that do not count.
 
     Returns:
       How many "tasks" and "predictions" there are, how many are "left_out", the share of truths "beyond" the unit
-      interval, what was "tuned", and by column ("model", "unknown", "gp") mean log densities with 95 % intervals, over
-      all ("log_density", and "difference" to "gp"), "by_step" and "by_teacher", calibration errors of all intervals and
-      of the likeliest one ("ece", "ece_likeliest", their "ece_difference"s), the histogram of "pit", and its "distance"
-      from the uniform distribution.
+      interval, what was "tuned", and by column ("model", "unknown", "gp", "truncated") mean log densities with 95 %
+      intervals, over all ("log_density", and "difference" to "gp" and "difference_truncated"), "by_step" and
+      "by_teacher", calibration errors of all intervals and of the likeliest one ("ece", "ece_likeliest", their
+      differences to "gp"), the histogram of "pit", and its "distance" from the uniform distribution.
     """
-    mean, deviation = process.values.T
-    normal = scores.of_normal(mean, choice.inflation * deviation, bins)
     log_probs = {
         "model": scores.of_logits(known.values, choice.temperature),
         "unknown": scores.of_logits(unknown.values, choice.temperature),
-        "gp": scores.with_uniform(normal, choice.uniform),
+        "gp": choice.process.log_probs(normals[choice.process.surrogate].values, bins),
+        "truncated": choice.truncated.log_probs(normals[choice.truncated.surrogate].values, bins),
     }
     truth = known.truth
     densities = {name: scores.log_density(found, truth) for name, found in log_probs.items()}
@@ -139,7 +162,12 @@ def compared(
         "left_out": asked - truth.size,
         "beyond": float(np.mean((truth < 0) | (truth > 1))),
         "bins": bins,
-        "tuned": choice._asdict(),
+        "tuned": {
+            **choice._asdict(),
+            "process": choice.process._asdict(),
+            "truncated": choice.truncated._asdict(),
+            "processes": [process._asdict() for process in choice.processes],
+        },
         "columns": columns,
     }
 
@@ -147,14 +175,15 @@ def compared(
 def _part(
     study: Prediction, of: Predicted, densities: dict[str, Float[np.ndarray, "n"]], name: str, which: np.ndarray
 ) -> dict[str, Any]:
-    """Mean log density, and the difference to the process, of some predictions; None where there are none."""
+    """Mean log density, and the differences to the processes, of some predictions; None where there are none."""
     if not which.any():
-        return {"log_density": None, "difference": None}
+        return {"log_density": None, "difference": None, "difference_truncated": None}
     some = Predicted(*(a[which] for a in of))
-    ours, theirs = (by_task(some, densities[other][which]) for other in (name, "gp"))
+    ours, process, truncated = (by_task(some, densities[other][which]) for other in (name, "gp", "truncated"))
     return {
         "log_density": list(statistics.bootstrap(lambda a: a, [ours], study.seed)),
-        "difference": list(statistics.bootstrap(lambda a, b: a - b, [ours, theirs], study.seed)),
+        "difference": list(statistics.bootstrap(lambda a, b: a - b, [ours, process], study.seed)),
+        "difference_truncated": list(statistics.bootstrap(lambda a, b: a - b, [ours, truncated], study.seed)),
     }
 
 

@@ -10,8 +10,8 @@ from experiments.progress import duration
 from experiments.report import figure_of, image, page, table
 from l2o.files import write_whole
 
-NAMES = {"model": "told the algorithm", "unknown": "not told", "gp": "Gaussian process"}
-COLOURS = {"model": "tab:blue", "unknown": "tab:cyan", "gp": "tab:grey"}
+NAMES = {"model": "told the algorithm", "unknown": "not told", "gp": "Gaussian process", "truncated": "truncated GP"}
+COLOURS = {"model": "tab:blue", "unknown": "tab:cyan", "gp": "tab:grey", "truncated": "tab:olive"}
 BEST_FITS = 12  # rows of the table of fits
 Text = tuple[list[str], list[list[str]]]
 
@@ -24,11 +24,15 @@ def overall(results: dict[str, Any], group: str, name: str) -> Text:
         rows.append(
             [
                 NAMES[column], _interval(row["log_density"]), "-" if process else _difference(row["difference"]),
-                _interval(row["ece"]), "-" if process else _difference(row["ece_difference"]),
-                _interval(row["ece_likeliest"]), f"{row['distance']:.3f}",
+                "-" if column == "truncated" else _difference(row["difference_truncated"]), _interval(row["ece"]),
+                "-" if process else _difference(row["ece_difference"]), _interval(row["ece_likeliest"]),
+                f"{row['distance']:.3f}",
             ]
         )  # fmt: skip
-    header = ["", "log density", "less GP's", "ECE %", "less GP's", "ECE %, likeliest", "PIT distance"]
+    header = [
+        "", "log density", "less GP's", "less truncated GP's", "ECE %", "ECE less GP's", "ECE %, likeliest",
+        "PIT distance",
+    ]  # fmt: skip
     return header, rows
 
 
@@ -47,19 +51,22 @@ def parts(results: dict[str, Any], group: str, name: str, by: str) -> Text:
 def tuned(results: dict[str, Any], group: str, name: str) -> dict[str, Text]:
     """What was tried on other tasks, with mean log densities there."""
     found = results["groups"][group][name]["tuned"]
-    fits = [[label, f"{i:g}", f"{u:g}", f"{score:.3f}"] for label, i, u, score in found["surrogates"][:BEST_FITS]]
+    fits = [[*_process(process), f"{process['score']:.3f}"] for process in found["processes"][:BEST_FITS]]
     return {
         "temperatures of the model": (
             ["temperature", "log density"], [[f"{t:g}", f"{score:.3f}"] for t, score in found["temperatures"]],
         ),
-        "fits of the Gaussian process, the best ones": (["fit", "inflation", "uniform share", "log density"], fits),
+        "Gaussian processes, the best ones": (
+            ["fit", "mass beyond", "inflation", "uniform share", "log density"], fits,
+        ),
     }  # fmt: skip
 
 
 def sentences(results: dict[str, Any], group: str, name: str) -> list[str]:
     """What is found about a model on a group of tasks."""
     found = results["groups"][group][name]
-    model, process, tuned = found["columns"]["model"], found["columns"]["gp"], found["tuned"]
+    columns, tuned = found["columns"], found["tuned"]
+    model, process, truncated = (columns[name] for name in ("model", "gp", "truncated"))
 
     def verdict(difference: list[float]) -> str:
         mean, low, high = difference
@@ -68,13 +75,13 @@ def sentences(results: dict[str, Any], group: str, name: str) -> list[str]:
     return [
         f"{name} on {group}: its log density is {verdict(model['difference'])} the process's,"
         f" {_interval(model['log_density'])} against {_interval(process['log_density'])}; the difference is"
-        f" {_difference(model['difference'])}, on {found['predictions']} values of {found['tasks']} tasks",
+        f" {_difference(model['difference'])}, on {found['predictions']} values of {found['tasks']} tasks; the"
+        f" truncated process has {_interval(truncated['log_density'])}",
         f"{name} on {group}: its calibration error is {verdict(model['ece_difference'])} the process's,"
         f" {model['ece'][0]:.2f} % against {process['ece'][0]:.2f} %",
         f"{name} on {group}: chosen on other tasks are temperature {tuned['temperature']:g}, and for the process"
-        f" {tuned['surrogate']} with its deviation times {tuned['inflation']:g} and a uniform share of"
-        f" {tuned['uniform']:g}; {found['beyond']:.1%} of the values lie beyond the interval, {found['left_out']}"
-        " failed or had no range before them",
+        " {}, mass beyond the interval {}, deviation times {}, uniform share {}".format(*_process(tuned["process"]))
+        + f"; {found['beyond']:.1%} of the values lie beyond it, {found['left_out']} failed or had no range before",
     ]  # fmt: skip
 
 
@@ -82,10 +89,12 @@ def notes() -> str:
     """How to read the main table."""
     return (
         "Log density: mean log-probability of the bin of the truth, in nats, on the unit interval, where the uniform"
-        " distribution has 0. ECE: expected calibration error of the events that the truth lies in each of 100 equal"
-        " intervals, in 10 confidence bins, which cannot exceed 2 %; and of the likeliest interval alone. PIT distance:"
-        " Kolmogorov and Smirnov's, of the truths' positions in their predicted distributions from uniform ones. In"
-        " brackets 95 % bootstrap intervals over tasks; differences are those on the same predictions."
+        " distribution has 0; values beyond the interval count as in the first or last bin. So does the mass of the"
+        " process that lies there, or it is cut off, as for the truncated one. ECE: expected calibration error of the"
+        " events that the truth lies in each of 100 equal intervals, in 10 confidence bins, which cannot exceed 2 %;"
+        " and of the likeliest interval alone. PIT distance: Kolmogorov and Smirnov's, of the truths' positions in"
+        " their predicted distributions from uniform ones. In brackets 95 % bootstrap intervals over tasks; differences"
+        " are those on the same predictions."
     )
 
 
@@ -135,6 +144,11 @@ def _figure(path: Path, columns: dict[str, Any]) -> None:
     density.legend(fontsize=9)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def _process(process: dict[str, Any]) -> list[str]:
+    kept = "cut off" if process["truncated"] else "kept"
+    return [process["surrogate"], kept, f"{process['inflation']:g}", f"{process['uniform']:g}"]
 
 
 def _interval(values: list[float] | None) -> str:

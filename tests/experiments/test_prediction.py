@@ -147,6 +147,10 @@ def test_truncated_normals_agree_with_scipy():
     far = scores.of_normal(np.array([50.0, -1e6]), np.array([1e-3, 1e-7]), 16)
     assert np.isfinite(far).all() and far[0].argmax() == 15 and far[1].argmax() == 0
     np.testing.assert_allclose(np.exp(np.concatenate([scores.of_normal(mean, deviation, 16), far])).sum(1), 1)
+    kept = np.exp(scores.of_normal(mean, deviation, 16, truncated=False))
+    for row, m, s in zip(kept, mean, deviation, strict=True):
+        ends = np.concatenate([[-np.inf], edges[1:-1], [np.inf]])
+        np.testing.assert_allclose(row, np.diff(stats.norm(m, s).cdf(ends)), rtol=1e-6, atol=1e-12)
     mixed = scores.with_uniform(far, 0.2)
     np.testing.assert_allclose(np.exp(mixed).sum(1), 1)
     np.testing.assert_allclose(np.exp(mixed[0, 0]), 0.2 / 16)
@@ -297,7 +301,7 @@ def test_what_a_study_leaves(done, strict_json):
         found = results["groups"][group]["fresh"]
         assert found["tasks"] == tasks and found["bins"] == CONFIG.bins
         assert found["predictions"] + found["left_out"] == 2 * tasks * len(STEPS)
-        assert list(found["columns"]) == ["model", "unknown", "gp"]
+        assert list(found["columns"]) == ["model", "unknown", "gp", "truncated"]
         for row in found["columns"].values():
             assert list(row["by_step"]) == ["3", "8"] and list(row["by_teacher"]) == ["random", "grid"]
             mean, low, high = row["log_density"]
@@ -317,12 +321,13 @@ def test_what_is_best_on_other_tasks_is_chosen(done):
     study, out, results = done
     for group in study.groups:
         tuned = results["groups"][group]["fresh"]["tuned"]
-        assert len(tuned["temperatures"]) == 3 and len(tuned["surrogates"]) == 2 * 2 * 2
+        assert len(tuned["temperatures"]) == 3 and len(tuned["processes"]) == 2 * 2 * 2 * 2
         assert tuned["temperature"] == max(tuned["temperatures"], key=lambda pair: pair[1])[0]
-        best = max(tuned["surrogates"], key=lambda fit: fit[-1])
-        assert [tuned["surrogate"], tuned["inflation"], tuned["uniform"]] == list(best[:3])
-    fits = {path.stem for path in (out / "cells").glob("*-test-*/gp-*.npz")}
-    assert fits == {f"gp-{results['groups'][group]['fresh']['tuned']['surrogate']}" for group in study.groups}
+        assert tuned["process"] == max(tuned["processes"], key=lambda process: process["score"])
+        cut = [process for process in tuned["processes"] if process["truncated"]]
+        assert tuned["truncated"] == max(cut, key=lambda process: process["score"]) and len(cut) == 8
+        fits = {path.stem for path in (out / "cells").glob(f"{group}-test-*/gp-*.npz")}
+        assert fits == {f"gp-{tuned[name]['surrogate']}" for name in ("process", "truncated")}
 
 
 def test_scores_are_those_of_the_pieces(done):
