@@ -17,14 +17,14 @@ ACQUISITIONS: tuple[str, ...] = get_args(Acquisition)
 QUANTILE = 0.9  # of the upper confidence bound
 
 
-def expected_improvement(probabilities: Float[Array, "outcomes"], best: Float[Array, ""]) -> Float[Array, ""]:
-    """The mean of how far the value is below the best one, 0 where it is not.
+def expected_improvement(probabilities: Float[Array, "outcomes"], gain: Float[Array, "bins"]) -> Float[Array, ""]:
+    """The mean of how far the value is below the best one.
 
     Args:
       probabilities: of the bins, and of failure.
-      best: the least value so far, in the unit interval.
+      gain: how far each bin is below the best value, 0 where it is not.
     """
-    return jnp.sum(probabilities[:-1] * jnp.maximum(best - _centres(probabilities), 0.0))
+    return jnp.sum(probabilities[:-1] * gain)
 
 
 def probability_of_improvement(probabilities: Float[Array, "outcomes"], best: Float[Array, ""]) -> Float[Array, ""]:
@@ -51,18 +51,17 @@ def thompson_sampling(key: PRNGKeyArray, probabilities: Float[Array, "outcomes"]
 
 
 def score(
-    name: Acquisition, key: PRNGKeyArray, probabilities: Float[Array, "outcomes"], best: Float[Array, ""]
+    name: Acquisition,
+    key: PRNGKeyArray,
+    probabilities: Float[Array, "outcomes"],
+    best: Float[Array, ""],
+    gain: Float[Array, "bins"],
 ) -> Float[Array, ""]:
     """The acquisition function of this name; only Thompson sampling reads the key."""
     if name == "expected_improvement":
-        return expected_improvement(probabilities, best)
+        return expected_improvement(probabilities, gain)
     if name == "probability_of_improvement":
         return probability_of_improvement(probabilities, best)
     if name == "upper_confidence_bound":
         return upper_confidence_bound(probabilities)
     return thompson_sampling(key, probabilities)
-
-
-def _centres(probabilities: Float[Array, "outcomes"]) -> Float[Array, "bins"]:
-    bins = probabilities.size - 1
-    return (jnp.arange(bins) + 0.5) / bins

@@ -15,8 +15,10 @@ from l2o.core import Theta
 from l2o.optformer.acquisition import Acquisition, score
 from l2o.optformer.decoding import Context, Sampling, Study, predict, propose, read, value_probabilities
 from l2o.optformer.model import Network
+from l2o.optformer.prompt import Range
 from l2o.space import Space
 
+Source = Literal["prior", "random", "both"]
 PLANNED = 8  # candidates that are rolled forward
 ROLLS = 8  # times, each
 
@@ -27,7 +29,8 @@ class Choice(NamedTuple):
     Attributes:
       acquisition: "none" for a draw from the policy.
       candidates: how many are ranked.
-      source: where they come from: the policy ("prior"), or uniformly from the space ("random").
+      source: where they come from: the policy ("prior"), uniformly from the space ("random"), or half of them from each
+        ("both").
       sampling: of parameters.
       value_temperature: logits of values are divided by it.
       bins: of the unit interval.
@@ -36,7 +39,7 @@ class Choice(NamedTuple):
 
     acquisition: Acquisition | Literal["none"]
     candidates: int
-    source: Literal["prior", "random"]
+    source: Source
     sampling: Sampling
     value_temperature: float
     bins: int
@@ -45,7 +48,7 @@ class Choice(NamedTuple):
 
 def choose(
     network: Network, theta: Theta, study: Study, context: Context, key: PRNGKeyArray, how: Choice, space: Space,
-    best: Float[Array, ""], seen: Int[Array, "t d"], valid: Bool[Array, "t"],
+    best: Float[Array, ""], scale: Range, seen: Int[Array, "t d"], valid: Bool[Array, "t"],
 ) -> Int[Array, "d"]:  # fmt: skip
     """The tokens of the next trial.
 
@@ -58,6 +61,7 @@ def choose(
       how: to choose.
       space: mixed.
       best: the least value so far, in the unit interval.
+      scale: that values were scaled by.
       seen: tokens of trials that were made or are in progress; others are preferred by an acquisition function.
       valid: which of these count.
     """
@@ -67,18 +71,23 @@ def choose(
     # raw keys, because JAX's checker takes typed ones in a mapped loop for used again
     data, impl = jax.random.key_data(jax.random.split(draw_key, how.candidates)), jax.random.key_impl(key)
 
-    def candidate(data):
-        key = jax.random.wrap_key_data(data, impl=impl)
-        if how.source == "prior":
-            tokens, _, logits = propose(network, theta, study, context, key, how.sampling)
-            return tokens, logits
-        tokens = space.to_tokens(space.sample(key), how.bins)
+    def drawn(data):
+        tokens, _, logits = propose(
+            network, theta, study, context, jax.random.wrap_key_data(data, impl=impl), how.sampling
+        )
+        return tokens, logits
+
+    def anywhere(data):
+        tokens = space.to_tokens(space.sample(jax.random.wrap_key_data(data, impl=impl)), how.bins)
         return tokens, predict(network, theta, study, context, tokens)
 
-    tokens, logits = jax.vmap(candidate)(data)
+    own = {"prior": how.candidates, "both": (how.candidates + 1) // 2, "random": 0}[how.source]
+    parts = [jax.vmap(make)(some) for make, some in ((drawn, data[:own]), (anywhere, data[own:])) if some.shape[0]]
+    tokens, logits = (jnp.concatenate(some) for some in zip(*parts, strict=True))
     probabilities = jax.vmap(lambda row: value_probabilities(row, how.bins, how.value_temperature))(logits)
     name = cast(Acquisition, how.acquisition)
-    scores = jax.vmap(lambda key, p: score(name, key, p, best))(
+    gain = improvements(scale, best, how.bins)
+    scores = jax.vmap(lambda key, p: score(name, key, p, best, gain))(
         jax.random.split(score_key, how.candidates), probabilities
     )
     same = jnp.all(tokens[:, None] == seen[None], -1) & valid[None]
@@ -94,6 +103,16 @@ def choose(
     least = jax.vmap(lambda tokens, rolls: jax.vmap(lambda data: found(tokens, data))(rolls))(few, plans)
     gain = jnp.mean(jnp.maximum(best - least, 0.0), 1)
     return few[jnp.argmax(gain)]
+
+
+def improvements(scale: Range, best: Float[Array, ""], bins: int) -> Float[Array, "bins"]:
+    """How far the middle of each bin is below the best value, in the metric's own units; 0 where it is not.
+
+    Where there are no two values, units are those of the unit interval.
+    """
+    centres = (jnp.arange(bins) + 0.5) / bins
+    own = scale.value(best[None])[0] - scale.value(centres)
+    return jnp.maximum(jnp.where(scale.span > 0, own, best - centres), 0.0)
 
 
 def roll(

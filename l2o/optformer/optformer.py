@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from l2o.baselines.flat import flat_space, over_flat_points
 from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Theta, Trajectory
 from l2o.optformer.acquisition import Acquisition
-from l2o.optformer.choice import Choice, choose
+from l2o.optformer.choice import Choice, Source, choose
 from l2o.optformer.decoding import Context, Sampling, Study, begin, masked_log_softmax, read
 from l2o.optformer.model import Network, Sizes, network
 from l2o.optformer.prompt import Prompt, Range, reading, stripped
@@ -76,7 +76,8 @@ class OptFormerConfig(OptimizerConfig):
       acquisition: "none" for a trial drawn from the policy; otherwise how candidates are ranked, see
         `l2o.optformer.acquisition`.
       candidates: how many are ranked.
-      source: where they are drawn from: the policy ("prior"), or uniformly from the space ("random").
+      source: where they come from: the policy ("prior"), uniformly from the space ("random"), or half from each
+        ("both").
       value_temperature: of predicted values.
       lookahead: trials that the best candidates are rolled forward before one is chosen.
       max_pending: trials in progress that it sees, the latest.
@@ -97,7 +98,7 @@ class OptFormerConfig(OptimizerConfig):
     nucleus: float | None = Field(default=None, gt=0, le=1)
     acquisition: Acquisition | Literal["none"] = "none"
     candidates: int = Field(default=64, ge=1, le=100_000)
-    source: Literal["prior", "random"] = "prior"
+    source: Source = "prior"
     value_temperature: float = Field(default=1.0, gt=0)
     lookahead: int = Field(default=0, ge=0, le=100)
     max_pending: int = Field(default=8, ge=1, le=1000)
@@ -287,7 +288,7 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
         valid = jnp.concatenate([jnp.arange(config.max_pending) < state.opened, jnp.arange(room) < state.told])
         tokens = choose(
             net, theta, state.study, with_open(state), key, config.choice, state.space,
-            jnp.where(jnp.isfinite(best), best, 0.5), seen, valid,
+            jnp.where(jnp.isfinite(best), best, 0.5), scaling, seen, valid,
         )  # fmt: skip
         rows, count = append(state.open, state.opened, tokens)
         return state.space.from_tokens(tokens, config.bins)[None], state._replace(open=rows, opened=count)

@@ -131,7 +131,7 @@ class Policy:
                 if attempt < DRAWS:
                     tokens = np.asarray(
                         self._choose(
-                            self.theta, *about, history.tokens, history.used, history.best, history.seen,
+                            self.theta, *about, history.tokens, history.used, history.best, history.scale, history.seen,
                             history.valid, draw,
                         )
                     ).tolist()  # fmt: skip
@@ -255,9 +255,9 @@ def _programs(config: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
         size = tokens.shape[1]
         return study, begin(net, theta, study, tokens.reshape(-1), count * size, spare * size)
 
-    def chosen(theta, prompt, space, tokens, count, best, seen, valid, key):
+    def chosen(theta, prompt, space, tokens, count, best, scale, seen, valid, key):
         study, context = encoded(theta, prompt, space, tokens, count, config.lookahead)
-        return choose(net, theta, study, context, key, config.choice, space, best, seen, valid)
+        return choose(net, theta, study, context, key, config.choice, space, best, scale, seen, valid)
 
     def predicted(theta, prompt, space, tokens, count, points):
         study, context = encoded(theta, prompt, space, tokens, count, 0)

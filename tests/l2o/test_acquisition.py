@@ -13,12 +13,14 @@ from l2o.optformer.acquisition import (
     thompson_sampling,
     upper_confidence_bound,
 )
-from l2o.optformer.choice import Choice, choose, roll
+from l2o.optformer.choice import Choice, choose, improvements, roll
 from l2o.optformer.decoding import Context, Sampling, Study, predict, value_probabilities
 from l2o.optformer.model import LOWEST, METRIC, Keys, Network
+from l2o.optformer.prompt import Range
 from l2o.space import Space
 
 BINS = 10
+UNIT = Range(*(jnp.asarray(a) for a in (0.0, 1.0, 0.0, 0.0, 1.0)))  # values are in the unit interval
 
 
 def mass(**bins):
@@ -31,8 +33,21 @@ def mass(**bins):
 
 def test_expected_improvement_is_the_mean_of_what_is_below_the_best():
     p = mass(b0=0.25, b3=0.25, b9=0.4, fail=0.1)
-    np.testing.assert_allclose(expected_improvement(p, jnp.asarray(0.4)), 0.25 * 0.35 + 0.25 * 0.05, rtol=1e-6)
-    assert expected_improvement(mass(b9=0.5, fail=0.5), jnp.asarray(0.4)) == 0
+    gain = improvements(UNIT, jnp.asarray(0.4), BINS)
+    np.testing.assert_allclose(expected_improvement(p, gain), 0.25 * 0.35 + 0.25 * 0.05, rtol=1e-6)
+    assert expected_improvement(mass(b9=0.5, fail=0.5), gain) == 0
+
+
+def test_improvements_are_in_units_of_the_metric():
+    """On a bent scale they are differences of values, and without two values those of the unit interval."""
+    scale = Range.of(jnp.array([1.0, 2.0, 3.0, 9.0]), jnp.ones(4, bool))
+    gain, edges = improvements(scale, jnp.asarray(0.2), 100), (jnp.arange(100) + 0.5) / 100
+    np.testing.assert_allclose(gain, np.maximum(1.0 - np.asarray(scale.value(edges)), 0), atol=1e-5)
+    assert gain[0] > gain[10] > 0 and not np.any(gain[20:])
+    none = Range.of(jnp.array([1.0]), jnp.ones(1, bool))
+    np.testing.assert_allclose(
+        improvements(none, jnp.asarray(0.5), 10), np.maximum(0.45 - np.arange(10) / 10, 0), atol=1e-6
+    )
 
 
 def test_probability_of_improvement_is_the_mass_below_the_best():
@@ -60,7 +75,10 @@ def test_thompson_sampling_draws_from_the_prediction():
 def test_lower_values_score_higher_and_failure_lowest(name):
     keys = jax.random.split(jax.random.key(0), 3)
     made = (mass(b0=1.0), mass(b1=1.0), mass(fail=1.0))
-    scores = [score(name, key, p, jnp.asarray(0.5)) for key, p in zip(keys, made, strict=True)]
+    scores = [
+        score(name, key, p, jnp.asarray(0.5), improvements(UNIT, jnp.asarray(0.5), BINS))
+        for key, p in zip(keys, made, strict=True)
+    ]
     assert scores[0] >= scores[1] > scores[2]
 
 
@@ -96,12 +114,12 @@ def chosen(how, seen=(), policy=None, best=0.9):
     policy = jnp.zeros(8) if policy is None else policy
     rows = jnp.asarray([[*seen, *[0] * 8][:8]]).T
     return choose(
-        by_hand(policy), {}, STUDY, context(policy), jax.random.key(0), how, SPACE, jnp.asarray(best), rows,
-        jnp.arange(8) < len(seen),
+        by_hand(policy), {}, STUDY, context(policy), jax.random.key(0), how, SPACE, jnp.asarray(best), UNIT,
+        rows, jnp.arange(8) < len(seen),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("source", ["prior", "random"])
+@pytest.mark.parametrize("source", ["prior", "random", "both"])
 @pytest.mark.parametrize("name", ACQUISITIONS)
 def test_the_best_candidate_is_chosen_and_not_twice(name, source):
     how = Choice(name, 64, source, Sampling(), 1.0, BINS)
