@@ -115,7 +115,8 @@ def test_values_are_scaled_by_what_is_left(family):
     y = np.where(
         np.asarray(run.mask) & ~np.isneginf(run.evaluation.value[..., 0]), run.evaluation.value[..., 0], np.nan
     )
-    scaling = jax.tree.map(np.asarray, problem.context.range)
+    some = np.isfinite(y).any(1)  # of a short study all may be in progress
+    y, scaling = y[some], jax.tree.map(lambda a: np.asarray(a)[some], problem.context.range)
     np.testing.assert_allclose(scaling.anchor, np.nanmin(y, 1), rtol=1e-6)
     np.testing.assert_allclose(scaling.span, np.nanmax(y, 1) - np.nanmin(y, 1), rtol=1e-5, atol=1e-6)
     assert np.all(scaling.low >= 0) and np.all(scaling.high <= 1) and np.all(scaling.high - scaling.low > 0.29)
