@@ -7,7 +7,7 @@ studies, whose trials may come from anywhere and in any order.
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -99,7 +99,8 @@ class Policy:
         if not isinstance(loaded.config, OptFormerConfig):
             raise UserError(f"a policy is a trained optimizer of kind 'optformer', found kind {loaded.config.kind!r}")
         self.config, self.theta = loaded.config, loaded.theta
-        self._choose, self._predict = _programs(loaded.config)
+        # a frozen model is hashable, which its type does not say
+        self._choose, self._predict = _programs(cast(Hashable, loaded.config))
 
     def suggest(
         self, record: Record, count: int = 1, *, seed: int = 0, earlier: Sequence[Record] = ()
