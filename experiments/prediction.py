@@ -7,9 +7,10 @@ Both see the same trials: those before, and the point whose value is asked for, 
 the range of the trials before, on the model's own scale (`l2o.optformer.prompt.Range`), and truths by the same range.
 What is before is told to the process as it is, and to the model as tokens. The model is told the metadata, too, as the
 task has them: names of the hpo tasks, types alone of BBOB's, and the algorithm, or in a column of its own that it is
-unknown. The process is a normal distribution, integrated over the bins. Values beyond the unit interval count as in the
-first or last bin, and so does the process's mass there; or it is truncated to the interval and normalised, as Chen et
-al. (2022) do: what is likelier on the tasks to tune on is compared with, and the truncated one stands beside it.
+unknown. The process is a normal distribution, integrated over the bins, on a scale without the kink that the model's
+has at the least value. Values beyond the unit interval count as in the first or last bin, and so does the process's
+mass there; or it is truncated to the interval and normalised, as Chen et al. (2022) do: what is likelier on the tasks
+to tune on is compared with, and the truncated one stands beside it.
 
 Trials that failed are in histories: as a token of their own, and for the process as the worst value. As targets they
 are left out, and so is what has no two different values before it, as there is no range then.
@@ -196,7 +197,7 @@ class Runs:
         return Predicted(
             np.concatenate([a.reshape(-1, a.shape[-1]) for a in values])[usable],
             flat("truth")[usable].astype(np.float64), np.repeat(tasks, steps)[usable],
-            np.repeat(teachers, steps)[usable], flat("step")[usable],
+            np.repeat(teachers, steps)[usable], flat("step")[usable], flat("curved")[usable].astype(np.float64),
         )  # fmt: skip
 
 

@@ -56,7 +56,8 @@ def _stripped(space: Space, name: str) -> Prompt:
 def scaled(steps: tuple[int, ...]) -> Callable[[Arrays], dict[str, Array]]:
     """`runs -> what there is to predict` of n runs, see `prediction_gp.predictor`, and of each prediction further
 
-    "truth" [n, s], the scaled value, and whether it is "usable": it did not fail, and there is a range before it.
+    "truth" [n, s], the scaled value, whether it is "usable": it did not fail, and there is a range before it; and how
+    far that is "curved", log(1 + curve span).
     """
 
     def at(y: Float[Array, "t"], step: Int[Array, ""]):
@@ -64,7 +65,8 @@ def scaled(steps: tuple[int, ...]) -> Callable[[Arrays], dict[str, Array]]:
         scaling = Range.of(y, before)
         share = jnp.where(before & jnp.isfinite(y), scaling.share(jnp.nan_to_num(y)), jnp.nan)
         truth, usable = scaling.share(y[step - 1][None])[0], jnp.isfinite(y[step - 1]) & (scaling.span > 0)
-        return {"share": share, "truth": truth, "usable": usable, "step": step}
+        curved = jnp.log1p(scaling.curve * scaling.span)
+        return {"share": share, "truth": truth, "usable": usable, "curved": curved, "step": step}
 
     def one(run):
         space = Space(*(run[name] for name in Space._fields))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from experiments import prediction_scores as scores
 from experiments import statistics
 from experiments.prediction_config import Prediction, Tuning
+from l2o.optformer.prompt import HIGH, LOW, REACH
 
 PARTS = 20  # of the unit interval, in histograms of the transforms
 
@@ -22,6 +23,7 @@ class Predicted(NamedTuple):
       task: that it belongs to.
       teacher: whose run it is.
       step: which trial, counted from 1.
+      curved: log(1 + curve span) of the range that the value is scaled by, see `l2o.optformer.prompt.Range`.
     """
 
     values: Float[np.ndarray, "n v"]
@@ -29,6 +31,7 @@ class Predicted(NamedTuple):
     task: np.ndarray
     teacher: np.ndarray
     step: np.ndarray
+    curved: Float[np.ndarray, "n"]
 
 
 class Process(NamedTuple):
@@ -49,11 +52,22 @@ class Process(NamedTuple):
     uniform: float
     score: float
 
-    def log_probs(self, normals: Float[np.ndarray, "n 2"], bins: int) -> Float[np.ndarray, "n b"]:
+    def log_probs(self, normals: Predicted, bins: int) -> Float[np.ndarray, "n b"]:
         """Of the bins, by means and deviations."""
-        mean, deviation = normals.T
-        found = scores.of_normal(mean, self.inflation * deviation, bins, self.truncated)
+        mean, deviation = normals.values.T
+        found = scores.of_normal(mean, self.inflation * deviation, even(bins, normals.curved), self.truncated)
         return scores.with_uniform(found, self.uniform)
+
+
+def even(bins: int, curved: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n b+1"]:
+    """Edges of the bins where shares below the least value fall as fast as they grow above it.
+
+    A process extrapolates there: it does not know that the scale of the shares has a kink at the least value, and no
+    value that it has seen is below.
+    """
+    edges = np.linspace(0.0, 1.0, bins + 1)
+    below = LOW - (HIGH - LOW) * np.log1p(REACH) / curved[:, None] * (1 - edges / LOW)
+    return np.where(edges < LOW, below, edges)
 
 
 class Choice(NamedTuple):
@@ -92,7 +106,7 @@ def chosen(tuning: Tuning, bins: int, model: Predicted, processes: dict[str, Pre
     for label, of in processes.items():
         for rest in itertools.product((False, True), tuning.inflations, tuning.uniforms):
             process = Process(label, *rest, 0.0)
-            tried.append(process._replace(score=score(process.log_probs(of.values, bins), of)))
+            tried.append(process._replace(score=score(process.log_probs(of, bins), of)))
     tried.sort(key=lambda process: -process.score)
     temperature, _ = max(temperatures, key=lambda pair: pair[1])
     truncated = next(process for process in tried if process.truncated)
@@ -142,8 +156,8 @@ def compared(
     log_probs = {
         "model": scores.of_logits(known.values, choice.temperature),
         "unknown": scores.of_logits(unknown.values, choice.temperature),
-        "gp": choice.process.log_probs(normals[choice.process.surrogate].values, bins),
-        "truncated": choice.truncated.log_probs(normals[choice.truncated.surrogate].values, bins),
+        "gp": choice.process.log_probs(normals[choice.process.surrogate], bins),
+        "truncated": choice.truncated.log_probs(normals[choice.truncated.surrogate], bins),
     }
     truth = known.truth
     densities = {name: scores.log_density(found, truth) for name, found in log_probs.items()}

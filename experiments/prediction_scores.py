@@ -123,16 +123,17 @@ def of_logits(logits: Float[np.ndarray, "n b"], temperature: float) -> Float[np.
 
 
 def of_normal(
-    mean: Float[np.ndarray, "n"], deviation: Float[np.ndarray, "n"], bins: int, truncated: bool = True
-) -> Float[np.ndarray, "n b"]:
-    """Log-probabilities of the bins under normal distributions.
+    mean: Float[np.ndarray, "n"], deviation: Float[np.ndarray, "n"], edges: Float[np.ndarray, "... b+1"],
+    truncated: bool = True,
+) -> Float[np.ndarray, "n b"]:  # fmt: skip
+    """Log-probabilities of the bins between these edges under normal distributions.
 
-    These are truncated to the unit interval; or else what is beyond it is in the first and last bin, as truths are. All
-    in logarithms, so that they are finite however far away the mass is.
+    These are truncated to the first and the last edge; or else what is beyond them is in the first and last bin, as
+    truths are. All in logarithms, so that they are finite however far away the mass is.
     """
-    edges = np.linspace(0.0, 1.0, bins + 1)
     if not truncated:
-        edges[[0, -1]] = -np.inf, np.inf
+        edges = edges.copy()
+        edges[..., 0], edges[..., -1] = -np.inf, np.inf
     edges = (edges - mean[:, None]) / deviation[:, None]
     left, right = edges[:, :-1], edges[:, 1:]
     flipped = left > 0  # of the upper tail, as of the lower one

@@ -60,8 +60,8 @@ class TrajectoriesConfig(FamilyConfig):
       paths: directories of sets of studies.
       held_out: fraction of the studies that is never trained on, at least one; validation draws from it.
       permute: put the parameters in a random order.
-      rescale: scale the range of the values of a cut study to a random part of the unit interval, of 0.3 to 1 in
-        length, instead of always 0.2 to 0.8 (Chen et al. 2022, appendix).
+      rescale: scale the values of a cut study by the range of its first trials, a random number of them, instead of
+        all. Later values may then lie beyond that range, as the next one may when the model is used.
       drop_names: probability that a study is told without its names, to a twentieth.
       drop_algorithm: probability that the algorithm is told as unknown.
       pending: probability that some of the last trials of a cut study are told as in progress.
@@ -168,7 +168,8 @@ class Recorded(TaskFamily):
     ) -> tuple[Problem, Trajectory]:
         """A study, cut at a random trial so that it has more than `above` and at most `most` tokens, and augmented.
 
-        Values are scaled by the range of what is left of it, so that nothing is seen of the future.
+        Values are scaled by the range of what is left of it, or of its first trials, so that nothing is seen of the
+        future.
 
         Args:
           key: decides all.
@@ -179,8 +180,8 @@ class Recorded(TaskFamily):
         """
         config = self.config
         index, total = (self.test if held_out else self.train)[names]
-        keys = jax.random.split(key, 9)
-        which, cut, scale_key, low_key, order_key, first_key, algorithm_key, some_key, open_key = keys
+        keys = jax.random.split(key, 8)
+        which, cut, scale_key, order_key, first_key, algorithm_key, some_key, open_key = keys
         start = jnp.minimum(jnp.searchsorted(total, above, side="right"), total.size - 1)
         row = index[jax.random.randint(which, (), start, total.size)]
         study: Records = jax.tree.map(lambda a: a[row], self.studies)
@@ -190,12 +191,12 @@ class Recorded(TaskFamily):
         lowest = jnp.minimum(above // tokens + 1, highest)
         length = jax.random.randint(cut, (), lowest, highest + 1)
         mask = jnp.arange(rows) < length
-        spread = jnp.where(config.rescale, jax.random.uniform(scale_key, minval=0.3), 0.6)
-        low = jnp.where(config.rescale, jax.random.uniform(low_key) * (1 - spread), 0.2)
         some = (not held_out) & (jax.random.uniform(some_key) < config.pending)
         late = jnp.arange(rows) >= length - LATE
         y = jnp.where(some & late & mask & jax.random.bernoulli(open_key, shape=(rows,)), -jnp.inf, study.y[:rows])
-        scaling = Range.of(y, mask, low, low + spread)
+        begun = jnp.arange(rows) < jax.random.randint(scale_key, (), 2, jnp.maximum(length, 2) + 1)
+        known, whole = Range.of(y, mask & begun), Range.of(y, mask)
+        scaling = jax.tree.map(lambda a, b: jnp.where(config.rescale & (known.span > 0), a, b), known, whole)
         order = jnp.argsort(
             jnp.where(jnp.arange(d) < study.dimension, jax.random.uniform(order_key, (d,)) * config.permute, 2.0)
         )

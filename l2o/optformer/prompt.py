@@ -15,7 +15,8 @@ from l2o.optformer.vocabulary import Vocabulary
 from l2o.space import Space
 
 METADATA = Vocabulary(bins=0)  # metadata holds no bins: it is written with this, and a network's number is added
-CURVE = 10.0  # the median of the values is so many units from the least one, where shares are logarithms of 1 + units
+CURVE = 10.0  # the median of the values is so many units from the least one; shares are logarithms of 1 + units
+REACH = 100.0  # units below the least value to which there is room for better ones
 NAME_BYTES = 40  # of each name, and of each category, that a network reads
 LOW, HIGH = 0.2, 0.8  # where the range of the values seen lies in the unit interval (Chen et al. 2022, section 4.3)
 
@@ -23,30 +24,25 @@ LOW, HIGH = 0.2, 0.8  # where the range of the values seen lies in the unit inte
 class Range(NamedTuple):
     """How values are scaled to the unit interval, where the smallest are best.
 
-    The share of a value is that of `log(1 + curve (value - anchor))`. Chen et al. (2022) scale linearly; then, where
-    values span orders of magnitude, many of the best trials of a study fall into one bin, and nobody could tell from
-    the tokens which one an algorithm went on from.
+    With u = curve (value - anchor), the least value is at `LOW`, the greatest one at `HIGH`, and between them and above
+    the share grows with log(1 + u). Chen et al. (2022) scale linearly; then, where values span orders of magnitude,
+    many of the best trials of a study fall into one bin, and nobody could tell from the tokens which one an algorithm
+    went on from. Below the least value the share falls with log(1 - u) and is 0 at u = -`REACH`: after few trials a new
+    best value is often better by more than a third of the range, and expected improvement asks how much better.
 
     Attributes:
       anchor: the least value.
       span: from there to the greatest, 0 where there are no two.
-      curve: not negative; 0 for a linear scale.
-      low: where the least value goes.
-      high: where the greatest value goes.
+      curve: positive.
     """
 
     anchor: Float[Array, ""]
     span: Float[Array, ""]
     curve: Float[Array, ""]
-    low: Float[Array, ""]
-    high: Float[Array, ""]
 
     @classmethod
-    def of(
-        cls, values: Float[Array, "t"], used: Bool[Array, "t"], low: Float[Array, ""] | float = LOW,
-        high: Float[Array, ""] | float = HIGH,
-    ) -> "Range":  # fmt: skip
-        """The range of the finite values in use; a share of log(1 + `CURVE`) goes to those below their median."""
+    def of(cls, values: Float[Array, "t"], used: Bool[Array, "t"]) -> "Range":
+        """The range of the finite values in use, whose lower median is `CURVE` units from the least one."""
         counted = used & jnp.isfinite(values)
         least = jnp.min(jnp.where(counted, values, jnp.inf), initial=jnp.inf)
         span = jnp.max(jnp.where(counted, values, -jnp.inf), initial=-jnp.inf) - least
@@ -56,28 +52,23 @@ class Range(NamedTuple):
         median = ordered[jnp.maximum(jnp.sum(counted) - 1, 0) // 2]
         half = jnp.where(several & (median > least), median - least, jnp.where(several, span, 1.0))
         half = jnp.maximum(half, 1e-12 * span)  # single precision holds no more
-        anchor = jnp.where(jnp.isfinite(least), least, 0.0)
-        return cls(anchor, span, CURVE / half, low * jnp.ones_like(span), high * jnp.ones_like(span))
+        return cls(jnp.where(jnp.isfinite(least), least, 0.0), span, CURVE / half)
 
     def share(self, values: Float[Array, "t"]) -> Float[Array, "t"]:
-        """Values in the unit interval, or beyond it where they are beyond the range."""
-
-        def bent(distance):
-            return jnp.sign(distance) * jnp.log1p(jnp.abs(self.curve * distance))
-
-        straight = self.curve == 0
-        distance = values - self.anchor
-        whole = jnp.where(straight, self.span, bent(self.span))
-        part = jnp.where(straight, distance, bent(distance)) / jnp.where(whole > 0, whole, 1.0)
-        return jnp.where(whole > 0, self.low + (self.high - self.low) * part, 0.5 * (self.low + self.high))
+        """Values in the unit interval, or beyond it where they are far beyond the range; 0.5 where that is empty."""
+        whole = jnp.log1p(self.curve * self.span)
+        units = self.curve * (values - self.anchor)
+        part = jnp.log1p(jnp.abs(units))
+        above = LOW + (HIGH - LOW) * part / jnp.where(whole > 0, whole, 1.0)
+        below = LOW * (1 - part / jnp.log1p(REACH))
+        return jnp.where(whole > 0, jnp.where(units < 0, below, above), 0.5 * (LOW + HIGH))
 
     def value(self, share: Float[Array, "t"]) -> Float[Array, "t"]:
         """The values at places of the unit interval; inverse of `share` where the range is not empty."""
-        straight = self.curve == 0
-        whole = jnp.where(straight, self.span, jnp.log1p(self.curve * self.span))
-        part = whole * (share - self.low) / (self.high - self.low)
-        bent = jnp.sign(part) * jnp.expm1(jnp.abs(part)) / jnp.where(straight, 1.0, self.curve)
-        return self.anchor + jnp.where(straight, part, bent)
+        above = jnp.log1p(self.curve * self.span) * (share - LOW) / (HIGH - LOW)
+        below = jnp.log1p(REACH) * (1 - share / LOW)
+        units = jnp.where(share < LOW, -jnp.expm1(jnp.maximum(below, 0.0)), jnp.expm1(jnp.maximum(above, 0.0)))
+        return self.anchor + units / self.curve
 
     def tokens(self, values: Float[Array, "t"], vocabulary: Vocabulary) -> Int[Array, "t"]:
         """Bins of scaled values, those outside of the unit interval in the first or last.

@@ -19,7 +19,7 @@ from experiments.prediction import cells, run
 from experiments.prediction_config import Prediction, Surrogate
 from experiments.prediction_gp import fitted, numbers, predictor
 from experiments.prediction_model import logits_of, prompts, scaled
-from experiments.prediction_results import Predicted, by_task
+from experiments.prediction_results import Predicted, by_task, even
 from l2o.baselines import gp
 from l2o.baselines.gp import fit, log_posterior, pack, unpack
 from l2o.errors import UserError
@@ -69,7 +69,9 @@ def tuning(**fields):
 def forecasts(n, shift=0.0, bins=64):
     """Normal forecasts of many widths, and truths that are drawn from them, moved afterwards."""
     generator = np.random.default_rng(0)
-    log_probs = scores.of_normal(generator.uniform(0, 1, n), 10 ** generator.uniform(-2, 0, n), bins)
+    log_probs = scores.of_normal(
+        generator.uniform(0, 1, n), 10 ** generator.uniform(-2, 0, n), np.linspace(0, 1, bins + 1)
+    )
     cumulative = np.cumsum(np.exp(log_probs), 1)
     chosen = (generator.uniform(size=(n, 1)) > cumulative).sum(1)
     return log_probs, (chosen + generator.uniform(size=n)) / bins + shift
@@ -139,21 +141,30 @@ def test_intervals_are_differences_of_the_cumulative_distribution(bins):
 
 def test_truncated_normals_agree_with_scipy():
     mean, deviation = np.array([0.5, -0.2, 1.1, 0.3]), np.array([0.1, 0.4, 0.05, 20.0])
-    found = np.exp(scores.of_normal(mean, deviation, 16))
     edges = np.linspace(0, 1, 17)
+    found = np.exp(scores.of_normal(mean, deviation, edges))
     for row, m, s in zip(found, mean, deviation, strict=True):
         expected = np.diff(stats.truncnorm((0 - m) / s, (1 - m) / s, loc=m, scale=s).cdf(edges))
         np.testing.assert_allclose(row, expected, rtol=1e-6, atol=1e-12)
-    far = scores.of_normal(np.array([50.0, -1e6]), np.array([1e-3, 1e-7]), 16)
+    far = scores.of_normal(np.array([50.0, -1e6]), np.array([1e-3, 1e-7]), edges)
     assert np.isfinite(far).all() and far[0].argmax() == 15 and far[1].argmax() == 0
-    np.testing.assert_allclose(np.exp(np.concatenate([scores.of_normal(mean, deviation, 16), far])).sum(1), 1)
-    kept = np.exp(scores.of_normal(mean, deviation, 16, truncated=False))
+    np.testing.assert_allclose(np.exp(np.concatenate([scores.of_normal(mean, deviation, edges), far])).sum(1), 1)
+    kept = np.exp(scores.of_normal(mean, deviation, edges, truncated=False))
     for row, m, s in zip(kept, mean, deviation, strict=True):
         ends = np.concatenate([[-np.inf], edges[1:-1], [np.inf]])
         np.testing.assert_allclose(row, np.diff(stats.norm(m, s).cdf(ends)), rtol=1e-6, atol=1e-12)
     mixed = scores.with_uniform(far, 0.2)
     np.testing.assert_allclose(np.exp(mixed).sum(1), 1)
     np.testing.assert_allclose(np.exp(mixed[0, 0]), 0.2 / 16)
+
+
+def test_a_process_is_integrated_on_a_scale_without_a_kink():
+    """Where values below the least one are as far from it as those above, by logarithms of units."""
+    scaling = Range.of(jnp.array([1.0, 2.0, 3.0, 9.0]), jnp.ones(4, bool))
+    curved = np.log1p(float(scaling.curve * scaling.span))
+    (edges,) = even(20, np.array([curved]))
+    units = float(scaling.curve) * (np.asarray(scaling.value(jnp.linspace(0, 1, 21))) - 1)
+    np.testing.assert_allclose(edges, 0.2 + 0.6 * np.sign(units) * np.log1p(np.abs(units)) / curved, atol=1e-5)
 
 
 def test_intervals_of_errors():
@@ -168,7 +179,9 @@ def test_intervals_of_errors():
 
 
 def test_means_by_task():
-    of = Predicted(np.zeros((3, 1)), np.zeros(3), np.array(["b", "a", "b"]), np.array(["x"] * 3), np.array([3] * 3))
+    of = Predicted(
+        np.zeros((3, 1)), np.zeros(3), np.array(["b", "a", "b"]), np.array(["x"] * 3), np.array([3] * 3), np.ones(3)
+    )
     np.testing.assert_allclose(by_task(of, np.array([1.0, 5.0, 3.0])), [5, 2])
 
 

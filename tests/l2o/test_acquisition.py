@@ -20,7 +20,7 @@ from l2o.optformer.prompt import Range
 from l2o.space import Space
 
 BINS = 10
-UNIT = Range(*(jnp.asarray(a) for a in (0.0, 1.0, 0.0, 0.0, 1.0)))  # values are in the unit interval
+UNIT = Range(*(jnp.asarray(a) for a in (0.0, 0.0, 1.0)))  # without two values, units are those of the unit interval
 
 
 def mass(**bins):

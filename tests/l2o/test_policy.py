@@ -140,9 +140,9 @@ def test_means_and_quantiles_of_a_prediction():
     assert p.mean() == 0.5 * 0.5 + 0.5 * 2 and p.quantile(0.25) == 0.5 and p.quantile(0.75) == 2.0
 
 
-@pytest.mark.parametrize("curve", [0.0, 4.0])
+@pytest.mark.parametrize("curve", [0.1, 4.0])
 def test_values_of_a_range_are_the_inverse_of_shares(curve):
-    scale = Range(*(jnp.asarray(a) for a in (-2.0, 5.0, curve, 0.1, 0.7)))
+    scale = Range(*(jnp.asarray(a) for a in (-2.0, 5.0, curve)))
     values = jnp.array([-4.0, -2.0, -1.5, 0.0, 3.0, 9.0])
     np.testing.assert_allclose(scale.value(scale.share(values)), values, rtol=1e-5, atol=1e-5)
 
