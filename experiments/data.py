@@ -11,11 +11,11 @@ from experiments.document import HERE, Document
 from experiments.progress import PLAIN_EVERY, duration
 from experiments.run import claim
 from l2o.errors import UserError
-from l2o.files import write_whole
+from l2o.files import exists, write_whole
 from l2o.registry import by_kind
 from meta.checkpoints import difference
 from meta.rollouts import SourceConfig
-from meta.trajectories import Manifest
+from meta.trajectories import MANIFEST, Manifest
 
 CONFIG = "config.toml"
 
@@ -59,7 +59,12 @@ class Data(Document):
             claim(out, "choose another --out, or --resume what was begun in it")
             write_whole(out / CONFIG, self.toml())
         report = (lambda row: None) if quiet else _lines()
-        return self.source.record(out, self.seed, self.model_dump(mode="json"), report)
+        try:
+            return self.source.record(out, self.seed, self.model_dump(mode="json"), report)
+        except UserError:
+            if not resume and not exists(out / MANIFEST):  # nothing was read: the corrected command may have the place
+                (out / CONFIG).unlink()
+            raise
 
 
 def resumed(out: Path) -> Data:

@@ -10,7 +10,6 @@ curves.png, report.html
 import math
 import os
 import platform
-import re
 import shlex
 import sys
 import time
@@ -30,6 +29,7 @@ from l2o.errors import UserError
 from l2o.files import write_whole
 from meta import parallel
 from meta.checkpoints import difference
+from meta.imports import without_password
 from meta.trainer import Result
 from meta.trainer import train as meta_train
 from tasks.family import TaskFamily
@@ -155,7 +155,7 @@ def _command() -> str:
     program = Path(sys.argv[0])
     ours = program.name == "l2o" or program.parts[-2:] == ("l2o", "__main__.py")
     command = shlex.join(["l2o", *sys.argv[1:]]) if ours else "Experiment.train, from Python"
-    return re.sub(r"(://[^:@/\s]*):[^@\s]*@", r"\1:***@", command)  # the password in the URL of a database
+    return without_password(command)
 
 
 def provenance(experiment: Experiment, result: Result) -> dict[str, Any]:
@@ -164,6 +164,7 @@ def provenance(experiment: Experiment, result: Result) -> dict[str, Any]:
     return {
         "experiment": experiment.model_dump(mode="json"),
         "command": _command(),
+        "data": experiment.task.provenance(),
         "seed": experiment.seed,
         "meta_steps": result.step,
         "finished": result.finished,
@@ -174,7 +175,7 @@ def provenance(experiment: Experiment, result: Result) -> dict[str, Any]:
         "device": f"{device.platform}, {os.cpu_count()} cores" if device.platform == "cpu" else device.device_kind,
         "devices": result.devices,
         "processes": jax.process_count(),
-        "dtype": "float32",
+        "dtype": getattr(experiment.optimizer, "dtype", "float32"),
         "versions": {"l2o": l2o.__version__, "jax": jax.__version__, "python": platform.python_version()},
         "date": time.strftime("%Y-%m-%d"),
         "licence": LICENCE,

@@ -7,6 +7,7 @@ An artifact is a directory with
 """
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -189,6 +190,8 @@ def load(name_or_dir: str | Path = "mlp", also: Sequence[str] = ()) -> Loaded:
     >>> import l2o
     >>> tx = l2o.load("lstm").optax()
     """
+    if not isinstance(name_or_dir, str | os.PathLike):
+        raise UserError(f"an optimizer is named by a text or a path, found {name_or_dir!r}")
     path = Path(name_or_dir)
     if isinstance(name_or_dir, str) and name_or_dir in names():
         path = ZOO / name_or_dir

@@ -1,5 +1,7 @@
 """Studies recorded elsewhere: Optuna's storages, and the evaluations of HPO-B."""
 
+import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -67,8 +69,9 @@ class ImportConfig(SourceConfig):
             raise UserError(f"source: kind {self.kind!r} found no study with a trial that has ended")
         parts = [found[first : first + self.shard] for first in range(0, len(found), self.shard)]
         origins = tuple(dict.fromkeys(study.origin for study in found))
+        config = json.loads(without_password(json.dumps(document)))  # a set of studies may be handed on
         manifest = Manifest(
-            made_with=l2o.__version__, seed=seed, config=document, origins=origins, licence=self.licence,
+            made_with=l2o.__version__, seed=seed, config=config, origins=origins, licence=self.licence,
             trials=max(len(study.y) for study in found), dimension=max(len(study.space) for study in found),
             planned=len(parts),
         )  # fmt: skip
@@ -100,6 +103,11 @@ def single_precision(y: Float64[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
     with np.errstate(over="ignore"):
         y = y.astype(np.float32)
     return np.where(np.isfinite(y), y, np.float32(np.nan))
+
+
+def without_password(text: str) -> str:
+    """A text in which the passwords in URLs of databases are masked."""
+    return re.sub(r"(://[^:@/\s]*):[^@\s]*@", r"\1:***@", text)
 
 
 @register
@@ -137,7 +145,8 @@ class OptunaStudiesConfig(ImportConfig):
             known = sorted(optuna.get_all_study_names(storage))
             missing = [name for name in self.studies if name not in known]
             if missing:
-                raise UserError(f"source.studies: {self.url} has no study {missing[0]!r}, only {', '.join(known)}")
+                where = without_password(self.url)
+                raise UserError(f"source.studies: {where} has no study {missing[0]!r}, only {', '.join(known)}")
             studies = [optuna.load_study(study_name=name, storage=storage) for name in self.studies or known]
             found = map(_as_sampler if self.as_sampler else _optuna_study, studies)
             return [study for study in found if study is not None and len(study.y) >= self.fewest]
@@ -154,7 +163,8 @@ def _storage(url: str) -> Any:
     try:
         return RDBStorage(url, skip_table_creation=True)
     except Exception as error:  # of any database driver
-        raise UserError(f"source.url: {url} cannot be read: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"source.url: {without_password(f'{url} cannot be read: {reason}')}") from None
 
 
 def _optuna_study(study: Any) -> Imported | None:

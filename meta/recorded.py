@@ -20,7 +20,7 @@ from l2o.optformer.serialization import metadata_tokens, segments
 from l2o.registry import register
 from l2o.searchspace import SearchSpace
 from l2o.space import Space
-from meta.trajectories import Studies, concatenate, load
+from meta.trajectories import Studies, concatenate, load, read_manifest
 from tasks.family import FamilyConfig, Split, TaskFamily
 
 PARTS = 20  # probabilities of hiding names are multiples of a part
@@ -106,6 +106,10 @@ class TrajectoriesConfig(FamilyConfig):
         lengths = (2 + SEGMENT * studies.x.shape[2], int(np.max(names + SEGMENT * np.asarray(studies.dimension))) + 1)
         train, test = pools(order[kept:], hidden), pools(order[:kept], np.where(named, 0, PARTS))
         return Recorded(self, studies, train, test, lengths, *(_share(some) for some in (train, test)))
+
+    def provenance(self):
+        """The manifest of each path, which says what tasks and teachers the studies are of, without the shards."""
+        return {path: read_manifest(Path(path)).model_dump(mode="json", exclude={"shards"}) for path in self.paths}
 
 
 class Pool(NamedTuple):

@@ -53,3 +53,7 @@ class FamilyConfig(Config):
     def build(self, split: Split = "train") -> TaskFamily:
         """The family on data for meta-training ("train"), or on data that meta-training never touches ("test")."""
         raise TypeError(f"{type(self).__name__} does not define build()")
+
+    def provenance(self) -> dict[str, Any]:
+        """What else there is to say of the data that it reads, as JSON, for an artifact that was trained on them."""
+        return {}

@@ -62,6 +62,9 @@ class HPOConfig(FamilyConfig):
       metrics: every task has two of them, see `tasks.hpo_models.metrics`.
       held_out_datasets: that meta-training never touches.
       held_out_models: that neither split touches.
+      blend: tables that a task is made of. With several, a task is a random mean of one and of others of the same model
+        in the same split, so that there is no end of tasks. A network that trains on the tables alone learns them by
+        heart, and then expects of another dataset what it remembers.
     """
 
     kind: Literal["hpo"] = "hpo"
@@ -73,6 +76,7 @@ class HPOConfig(FamilyConfig):
     metrics: tuple[Metric, ...] = Field(default=METRICS, min_length=1, strict=False)
     held_out_datasets: tuple[Dataset, ...] = Field(default=("breast_cancer",), strict=False)
     held_out_models: tuple[Model, ...] = Field(default=("gradient_boosting",), strict=False)
+    blend: int = Field(default=1, ge=1, le=8)
 
     def names(self, split: Split = "train") -> tuple[Name, ...]:
         """The tasks of a split.
@@ -99,13 +103,21 @@ class HPOConfig(FamilyConfig):
         return found
 
     def build(self, split: Split = "train") -> TaskFamily:
-        """The family; its parts are one `HPO` for each number of parameters, with all tables of it."""
-        parts = tuple(HPO(self, stacked(tables)) for tables in self._tables(split).values())
+        """The family; its parts are one `HPO` for each number of parameters, with all its tables; of blends, more."""
+        if self.blend > 1:
+            parts = tuple(part for parts in self.indexed(split).values() for part in parts)
+        else:
+            parts = tuple(HPO(self, stacked(tables)) for tables in self._tables(split).values())
         return parts[0] if len(parts) == 1 else Mixture(parts)
 
     def indexed(self, split: Split = "train") -> dict[int, tuple["HPO", ...]]:
         """By number of parameters, a family for each single task, all of which are one program."""
-        return {d: tuple(HPO(self, stacked([table])) for table in tables) for d, tables in self._tables(split).items()}
+
+        def single(table: Table, tables: "list[Table]") -> HPO:
+            alike = [other for other in tables if NAMES[int(other.number)].model == NAMES[int(table.number)].model]
+            return HPO(self, stacked([table]), stacked(alike) if self.blend > 1 else None)
+
+        return {d: tuple(single(table, tables) for table in tables) for d, tables in self._tables(split).items()}
 
     def _tables(self, split: Split) -> "dict[int, list[Table]]":
         found: dict[int, list[Table]] = {}
@@ -130,6 +142,20 @@ class Table(NamedTuple):
     value: Float[Array, "r"]
 
 
+class Blend(NamedTuple):
+    """A task that is a mean of others.
+
+    Attributes:
+      own: the table whose name and units it has.
+      others: with a leading axis.
+      share: of each of these, not negative; the rest, 0.4 to 1, is that of `own`.
+    """
+
+    own: Table
+    others: Table
+    share: Float[Array, "k"]
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HPO(TaskFamily):
@@ -140,11 +166,13 @@ class HPO(TaskFamily):
     categories are 1 apart. Rows that failed have no weight, but where the nearest one failed, so does the point.
 
     The lowest value of the table is `f_opt`, because no point has a lower one, though the model itself may; so reports,
-    which subtract it, show what is left to the best row. `median` is that of the rows.
+    which subtract it, show what is left to the best row. `median` is that of the rows. Of a blend, these are its own
+    table's, and no point has a value below `f_opt` either.
     """
 
     config: HPOConfig = field(metadata={"static": True})
     tables: Any  # a `Table` with a leading axis; no type, because trees are also made of other things than arrays
+    pool: Any = None  # a `Table` with a leading axis, of what is blended
 
     @property
     def name(self) -> Name:
@@ -166,17 +194,28 @@ class HPO(TaskFamily):
         }  # fmt: skip
 
     def sample(self, key):
-        index = jax.random.randint(key, (), 0, self.tables.number.shape[0])
-        return jax.tree.map(lambda a: jnp.asarray(a)[index], self.tables)
+        own_key, other_key, rest_key, share_key = jax.random.split(key, 4)
+        index = jax.random.randint(own_key, (), 0, self.tables.number.shape[0])
+        own: Table = jax.tree.map(lambda a: jnp.asarray(a)[index], self.tables)
+        if self.pool is None:
+            return own
+        others = jax.random.randint(other_key, (self.config.blend - 1,), 0, self.pool.number.shape[0])
+        share = jax.random.dirichlet(share_key, jnp.ones(self.config.blend - 1))
+        share = share * jax.random.uniform(rest_key, maxval=0.6)
+        return Blend(own, jax.tree.map(lambda a: jnp.asarray(a)[others], self.pool), share)
 
     def task(self, params):
-        space, d = params.space, params.u.shape[1]
+        own = params.own if isinstance(params, Blend) else params
+        space, d = own.space, own.u.shape[1]
+
+        def value(x):
+            return blended(params, x) if isinstance(params, Blend) else interpolated(params, x)
 
         def evaluate(key, x):
             del key
-            return Evaluation(jax.vmap(lambda x: interpolated(params, x))(x))
+            return Evaluation(jax.vmap(value)(x))
 
-        info = {"f_opt": jnp.nanmin(params.value), "median": jnp.nanmedian(params.value)}
+        info = {"f_opt": jnp.nanmin(own.value), "median": jnp.nanmedian(own.value)}
         return Task(Problem(space, space.from_unit(jnp.full(d, 0.5)), 0.2), evaluate, info=info)
 
 
@@ -194,6 +233,25 @@ def interpolated(table: Table, x: Float[Array, "d"]) -> Float[Array, ""]:
     weight = jnp.where(jnp.isnan(value), 0.0, 1 / jnp.maximum(-nearness, CLOSE))
     mean = jnp.sum(weight * jnp.nan_to_num(value)) / jnp.sum(weight)
     return jnp.where((-nearness[0] < CLOSE) | jnp.isnan(value[0]), value[0], mean)
+
+
+def blended(blend: Blend, x: Float[Array, "d"]) -> Float[Array, ""]:
+    """The weighted mean of the tables' values, each in units in which its lowest value is -1 and its median 0.
+
+    In the end these are the units of `own`. Where one of them fails, so does the point.
+    """
+
+    def units(table: Table) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        median = jnp.nanmedian(table.value)
+        return median, jnp.maximum(median - jnp.nanmin(table.value), 1e-6)
+
+    def share(table: Table) -> Float[Array, ""]:
+        median, unit = units(table)
+        return (interpolated(table, x) - median) / unit
+
+    mean = (1 - jnp.sum(blend.share)) * share(blend.own) + jnp.sum(blend.share * jax.vmap(share)(blend.others))
+    median, unit = units(blend.own)
+    return median + unit * mean
 
 
 @jax.jit

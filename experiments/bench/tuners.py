@@ -43,12 +43,13 @@ def policy(loaded: Loaded, done: list[RecordedTrial], **settings: Any) -> Callab
 
 
 def under_jit(optimizer: Optimizer, done: list[RecordedTrial]) -> Callable[[int], int]:
-    """An `ask` after all has been told."""
+    """An `ask` after all has been told; each was asked for before, as some count that to know when to model."""
     x = jnp.asarray(np.array([SPACE.to_point(trial.parameters) for trial in done]))
     y = jnp.asarray([trial.value for trial in done], jnp.float32)
     ask, tell = jax.jit(optimizer.ask), jax.jit(optimizer.tell)
     state = optimizer.init(jax.random.key(0), Problem(SPACE.space, x[0], 0.3, jnp.asarray(2 * len(done))))
     for t in range(len(done)):
+        _, state = ask(jax.random.key(t), state)
         state = tell(jax.random.key(t), state, x[t][None], Evaluation(y[t][None]))
 
     def call(count: int) -> int:

@@ -3,7 +3,7 @@
 import secrets
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,12 @@ class OptFormerSampler(BaseSampler):
         kind = self._loaded.config.kind
         if kind != "optformer":
             raise UserError(f"OptFormerSampler takes an optimizer of kind 'optformer', found one of kind {kind!r}")
-        names = (warm_start,) if isinstance(warm_start, str) else warm_start
-        self._all = names is True
-        self._names = () if isinstance(names, bool) else tuple(names)
+        names = (warm_start,) if isinstance(warm_start, str) else () if isinstance(warm_start, bool) else warm_start
+        if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"warm_start is {warm_start!r}: expected True, or names of studies of the same storage")
+        if not isinstance(independent_sampler, BaseSampler | None):
+            raise UserError(f"independent_sampler is {independent_sampler!r}: expected a sampler of Optuna")
+        self._all, self._names = warm_start is True, tuple(names)
         self._independent = independent_sampler
         self._warn = warn_independent_sampling
         self._said: set[str] = set()

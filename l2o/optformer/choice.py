@@ -94,15 +94,16 @@ def choose(
     scores = jnp.where(jnp.any(same, 1), jnp.min(scores) - 1.0, scores)
     if not how.lookahead:
         return tokens[jnp.argmax(scores)]
-    few = tokens[jax.lax.top_k(scores, min(PLANNED, how.candidates))[1]]
+    ranked = jax.lax.top_k(scores, min(PLANNED, how.candidates))[1]
+    few = tokens[ranked]
     plans = jax.random.key_data(jax.random.split(plan_key, (few.shape[0], ROLLS)))
 
     def found(tokens, data):
         return roll(network, theta, study, context, jax.random.wrap_key_data(data, impl=impl), how, tokens)
 
     least = jax.vmap(lambda tokens, rolls: jax.vmap(lambda data: found(tokens, data))(rolls))(few, plans)
-    gain = jnp.mean(jnp.maximum(best - least, 0.0), 1)
-    return few[jnp.argmax(gain)]
+    gains = jnp.mean(improvement(scale, best, least), 1)
+    return few[jnp.argmax(jnp.where(jnp.any(same[ranked], 1), -1.0, gains))]
 
 
 def improvements(scale: Range, best: Float[Array, ""], bins: int) -> Float[Array, "bins"]:
@@ -110,9 +111,13 @@ def improvements(scale: Range, best: Float[Array, ""], bins: int) -> Float[Array
 
     Where there are no two values, units are those of the unit interval.
     """
-    centres = (jnp.arange(bins) + 0.5) / bins
-    own = scale.value(best[None])[0] - scale.value(centres)
-    return jnp.maximum(jnp.where(scale.span > 0, own, best - centres), 0.0)
+    return improvement(scale, best, (jnp.arange(bins) + 0.5) / bins)
+
+
+def improvement(scale: Range, best: Float[Array, ""], share: Float[Array, "..."]) -> Float[Array, "..."]:
+    """How far places of the unit interval are below the best value, see `improvements`."""
+    own = scale.value(best) - scale.value(share)
+    return jnp.maximum(jnp.where(scale.span > 0, own, best - share), 0.0)
 
 
 def roll(

@@ -25,6 +25,7 @@ from l2o.optformer.record import Record
 from l2o.space import Space
 
 STEP = 64  # lengths of metadata are rounded up to a multiple of this, so that few programs are compiled
+GREATEST = 1e38  # a value less the least one, in single precision
 DRAWS = 32  # attempts at a suggestion that is different from others
 
 
@@ -186,6 +187,7 @@ class Policy:
         for i, other in enumerate(earlier):
             if other.space.to_dict() != record.space.to_dict():
                 raise UserError(f"earlier study {i} has another search space: expected that of the study")
+            other = dataclasses.replace(other, space=record.space)  # the same parameters may be in another order
             share = room // len(earlier) + (i < room % len(earlier))
             points, values = self._done(other)
             tokens = np.asarray(_scale(values).tokens(_less(values), self.config.vocabulary))
@@ -218,11 +220,12 @@ class Policy:
 
 
 def _less(values: np.ndarray) -> jax.Array:
-    """Values less the least one, so that single precision does."""
+    """Values less the least one, so that single precision does, and no more than it holds."""
     finite = np.isfinite(values)
     least = np.min(values[finite]) if finite.any() else 0.0
     padded = np.full(-(-max(values.size, 1) // STEP) * STEP, np.nan)
-    padded[: values.size] = values - least
+    with np.errstate(over="ignore"):
+        padded[: values.size] = np.where(finite, np.minimum(values - least, GREATEST), values)
     return jnp.asarray(padded, jnp.float32)
 
 

@@ -17,6 +17,7 @@ from l2o.space import Space
 METADATA = Vocabulary(bins=0)  # metadata holds no bins: it is written with this, and a network's number is added
 CURVE = 10.0  # the median of the values is so many units from the least one; shares are logarithms of 1 + units
 REACH = 100.0  # units below the least value to which there is room for better ones
+MOST = 1e6  # units above it where the range ends at the latest: one diverged trial must not press all others together
 NAME_BYTES = 40  # of each name, and of each category, that a network reads
 LOW, HIGH = 0.2, 0.8  # where the range of the values seen lies in the unit interval (Chen et al. 2022, section 4.3)
 
@@ -32,7 +33,7 @@ class Range(NamedTuple):
 
     Attributes:
       anchor: the least value.
-      span: from there to the greatest, 0 where there are no two.
+      span: from there to the greatest, or to `MOST` units if that is less; 0 where there are no two.
       curve: positive.
     """
 
@@ -51,8 +52,8 @@ class Range(NamedTuple):
         ordered = jnp.sort(jnp.where(counted, values, jnp.inf))
         median = ordered[jnp.maximum(jnp.sum(counted) - 1, 0) // 2]
         half = jnp.where(several & (median > least), median - least, jnp.where(several, span, 1.0))
-        half = jnp.maximum(half, 1e-12 * span)  # single precision holds no more
-        return cls(jnp.where(jnp.isfinite(least), least, 0.0), span, CURVE / half)
+        half = jnp.maximum(half, 1e-30)  # single precision holds no less
+        return cls(jnp.where(jnp.isfinite(least), least, 0.0), jnp.minimum(span, MOST / CURVE * half), CURVE / half)
 
     def share(self, values: Float[Array, "t"]) -> Float[Array, "t"]:
         """Values in the unit interval, or beyond it where they are far beyond the range; 0.5 where that is empty."""
@@ -63,7 +64,7 @@ class Range(NamedTuple):
         below = LOW * (1 - part / jnp.log1p(REACH))
         return jnp.where(whole > 0, jnp.where(units < 0, below, above), 0.5 * (LOW + HIGH))
 
-    def value(self, share: Float[Array, "t"]) -> Float[Array, "t"]:
+    def value(self, share: Float[Array, "..."]) -> Float[Array, "..."]:
         """The values at places of the unit interval; inverse of `share` where the range is not empty."""
         above = jnp.log1p(self.curve * self.span) * (share - LOW) / (HIGH - LOW)
         below = jnp.log1p(REACH) * (1 - share / LOW)

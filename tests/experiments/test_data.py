@@ -101,14 +101,11 @@ def test_ctrl_c_says_how_to_go_on(cli, mine, tmp_path, monkeypatch):
 
 def test_studies_of_optuna_are_imported(cli, tmp_path):
     url = f"sqlite:///{tmp_path}/mine.db"
-    assert (
-        "there is no file"
-        in cli("data", "import_optuna", "--set", f"source.url={url}", "--out", tmp_path / "o").sentence
-    )
+    command = ("data", "import_optuna", "--set", f"source.url={url}", "--out", tmp_path / "out")
+    assert "there is no file" in cli(*command).sentence
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     made = optuna.create_study(storage=url, study_name="mine", sampler=optuna.samplers.RandomSampler(0))
     made.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
-    command = ("data", "import_optuna", "--set", f"source.url={url}", "--out", tmp_path / "out")
     assert "finished: 1 studies in 1 shards" in cli(*command).out
     assert cli(*command, "--resume").code == 0
     assert load(tmp_path / "out").studies.about(0)["name"] == "mine"

@@ -13,7 +13,9 @@ from experiments import finetune, run
 from experiments.config import Experiment
 from l2o.errors import UserError
 from l2o.optformer.optformer import OptFormerConfig
-from meta import trainer
+from l2o.searchspace import SearchSpace
+from meta import imports, trainer
+from meta.trajectories import read_manifest
 
 CONFIG = OptFormerConfig(bins=16, width=32, heads=2, feedforward=64, decoder_layers=1, max_trials=8)
 FEW = [
@@ -171,6 +173,25 @@ def test_an_empty_storage(cli, fresh, tmp_path):
 def test_no_password_is_kept(monkeypatch):
     monkeypatch.setattr(run.sys, "argv", ["l2o", "finetune", "mysql+driver://me:se:cret@host:80/db", "--steps", "3"])
     assert run._command() == "l2o finetune mysql+driver://me:***@host:80/db --steps 3"
+    with pytest.raises(UserError, match=r"me:\*\*\*@host:80/db cannot be read") as found:
+        imports.OptunaStudiesConfig(url="nothing://me:se:cret@host:80/db").read(0)
+    assert "cret" not in str(found.value)
+
+
+def test_a_set_of_studies_has_no_password(tmp_path):
+    study = imports.Imported(
+        "mine", "loss", "minimize", SearchSpace.from_dict({"x": (0.0, 1.0)}), np.zeros((2, 1), np.float32),
+        np.arange(2.0), "mine",
+    )  # fmt: skip
+
+    class Source(imports.ImportConfig):
+        kind: str = "optuna"
+
+        def read(self, seed):
+            return [study]
+
+    Source().record(tmp_path, 0, {"source": {"url": "mysql://me:se:cret@host/db"}}, lambda row: None)
+    assert read_manifest(tmp_path).config == {"source": {"url": "mysql://me:***@host/db"}}
 
 
 def test_other_runs_are_refused(tmp_path):

@@ -163,6 +163,24 @@ def test_likelihood_sees_no_future(theta):
     assert np.all(cut["x"][5:] == 0) and np.all(cut["y"][5:] == 0)
 
 
+def test_likelihood_sees_the_past(theta):
+    """Another point, another value, or two trials in another order, and what follows has another probability."""
+    task, learned = problem(range=fixed()), TINY.build()
+    _, whole = run(theta, task)
+    value = whole.evaluation.value
+    swap = jnp.array([1, 0, *range(2, TRIALS)])
+    changes = (
+        whole._replace(x=whole.x.at[1].set(whole.x[0])),
+        whole._replace(evaluation=Evaluation(value.at[1].set(value[1] + 20.0))),
+        jax.tree.map(lambda a: a[swap], whole),
+    )
+    before = learned.log_prob(theta, task, whole)
+    for changed in changes:
+        after = learned.log_prob(theta, task, changed)
+        for name in ("x", "y"):
+            assert np.max(np.abs(before[name][2:] - after[name][2:])) > 1e-4
+
+
 def test_likelihood_does_not_see_padding(theta):
     """Of parameters beyond those in use, of trials beyond those read, and of the prompt."""
     task, learned = problem(range=fixed()), TINY.build()
@@ -238,6 +256,10 @@ def test_range():
         Range.of(values, used).share(lower)[:4], 0.2 * (1 - np.log1p([0.1, 10, 40, 99]) / np.log(101)), atol=1e-4
     )
     np.testing.assert_array_equal(Range.of(values, used).tokens(lower, TINY.vocabulary), [3, 1, 0, 0, 0, 0])
+    # one diverged trial takes less than three quarters of the bins from all others
+    diverged = jnp.array([3.0, 4.0, 5.0, 6.0, 13.0, 1e30])
+    bins = Range.of(diverged, jnp.ones(6, bool)).tokens(diverged, TINY.vocabulary._replace(bins=256))
+    assert bins[-1] == 255 and 35 < bins[-2] - bins[0] < 0.6 * 256
     far = jnp.array([0.0, 1e-3, 1e-2, 1.0, 1e3, 1e9])
     assert len(np.unique(Range.of(far, jnp.ones(6, bool)).tokens(far, TINY.vocabulary))) >= 4
     for odd in (jnp.full(6, 2.0), jnp.full(6, jnp.nan)):

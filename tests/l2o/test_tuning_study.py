@@ -123,7 +123,7 @@ def play(study, count, f=moody):
 # Suggestions
 
 
-@pytest.mark.parametrize("name", ["random", "sobol", "hill_climbing", "cma_es", "rnn", "gp_ei", "tpe"])
+@pytest.mark.parametrize("name", ["random", "sobol", "hill_climbing", "cma_es", "les", "eagle", "rnn", "gp_ei", "tpe"])
 def test_any_optimizer_searches_a_mixed_space_and_goes_on_from_a_file(name, tmp_path):
     if name == "tpe":
         pytest.importorskip("optuna")

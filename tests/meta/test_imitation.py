@@ -251,6 +251,21 @@ def test_training_lowers_the_loss_and_reports_its_parts(family, tmp_path):
     assert min(last["loss_x"], last["loss_y"]) <= last["meta_loss"] <= max(last["loss_x"], last["loss_y"])
 
 
+@pytest.mark.parametrize(("x", "y"), [(0.0, 1.0), (1.0, 3.0)])
+def test_the_loss_weighs_parameters_and_values(family, tmp_path, x, y):
+    optimizer = ImitationConfig(buckets=BUCKETS[:1], warmup=2, x_weight=x, y_weight=y)
+    _, rows = fit(tmp_path, family, optimizer=optimizer, steps=10)
+    last = rows[-1]
+    assert (
+        min(last["loss_x"], last["loss_y"]) < last["meta_loss"]
+        if x
+        else last["meta_loss"] == pytest.approx(last["loss_y"])
+    )
+    if x:  # a weighted mean over tokens
+        share = (last["meta_loss"] - last["loss_x"]) / (last["loss_y"] - last["loss_x"])
+        assert 0.5 < share < 0.95, "of at most three parameters each counts once, and a value thrice"
+
+
 def test_one_device_equals_four(family, tmp_path):
     one, _ = fit(tmp_path / "1", family, devices=1, steps=10)
     four, _ = fit(tmp_path / "4", family, devices=4, steps=10)

@@ -1,6 +1,7 @@
 """Tuning tasks: values between the rows of a table, what is held out, names, and one program for all tasks."""
 
 import itertools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +137,42 @@ def test_parts_of_the_family_have_all_tasks_of_a_number_of_parameters(small, pat
     for number, found in zip(np.asarray(sampled.number), value, strict=True):
         np.testing.assert_allclose(found, alone[int(number)], rtol=1e-6)
     assert len(HPOConfig(**(SMALL | {"models": ("knn",)})).build().parts) == 1
+
+
+def test_a_blend_is_a_mean_of_tables_of_one_model(path, monkeypatch):
+    monkeypatch.setattr(hpo, "TABLES", path)
+    config = HPOConfig(**SMALL, blend=3)
+    families = config.indexed()[3]
+    family = next(f for f in families if f.name == Name("digits", 2, "svm", "accuracy"))
+    assert {NAMES[n].model for n in family.pool.number} == {"svm"} and len(family.pool.number) == 8
+    assert family.about["name"] == "svm on digits, part 2"
+    tasks = [family.sample(key) for key in jax.random.split(jax.random.key(0), 8)]
+    for params in tasks:
+        assert NAMES[int(params.own.number)] == family.name and params.share.shape == (2,)
+        assert np.all(params.share >= 0) and params.share.sum() <= 0.6
+    assert len({float(params.share[0]) for params in tasks}) == 8
+    x = jax.vmap(SPACES["svm"].space.sample)(jax.random.split(jax.random.key(1), 50))
+    params = tasks[0]
+    task = family.task(params)
+    mean, units = 0.0, []
+    for share, table in zip(
+        [1 - params.share.sum(), *params.share],
+        [params.own, *(jax.tree.map(operator.itemgetter(i), params.others) for i in (0, 1))],
+        strict=True,
+    ):
+        least, median = np.nanmin(table.value), np.nanmedian(table.value)
+        units.append((median, median - least))
+        mean += share * (jax.vmap(lambda x, t=table: hpo.interpolated(t, x))(x) - median) / (median - least)
+    found = task.evaluate(jax.random.key(0), x).value
+    np.testing.assert_allclose(found, units[0][0] + units[0][1] * mean, rtol=1e-4)
+    assert np.nanmin(found) >= task.info["f_opt"] - 1e-5
+    pure = family.task(params._replace(share=0 * params.share)).evaluate(jax.random.key(0), x).value
+    own = family.task(params.own).evaluate(jax.random.key(0), x).value
+    failed = np.isnan(pure)
+    np.testing.assert_allclose(pure[~failed], own[~failed], rtol=1e-4)
+    shapes = {str(jax.tree.map(jnp.shape, f)) for f in families}
+    assert len(shapes) == 1, "one program serves all"
+    assert len(config.build().parts) == len(families) + len(config.indexed()[4])
 
 
 def test_tasks_have_names():
