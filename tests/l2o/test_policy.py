@@ -129,7 +129,7 @@ def test_predictions_are_in_the_metrics_own_units(ranking, goal):
 
 def test_earlier_studies_may_have_their_parameters_in_another_order(ranking):
     turned = SearchSpace(SPACE.parameters[::-1])
-    other = [dataclasses.replace(trial, parameters=dict(reversed(trial.parameters.items()))) for trial in trials(4)]
+    other = [trial._replace(parameters=dict(reversed(trial.parameters.items()))) for trial in trials(4)]
     record = Record(SPACE, trials=trials(2, seed=1))
     a, b = Record(SPACE, trials=trials(4)), Record(turned, trials=other)
     assert ranking._before(record, [b]) == ranking._before(record, [a])
@@ -138,11 +138,11 @@ def test_earlier_studies_may_have_their_parameters_in_another_order(ranking):
 @pytest.mark.parametrize("values", [[1e300, 1.0, 2.0, 4.0], [-1e300, 1e300, 0.0, 1.0], [3.0, 3.0, 3.0, 3.0]])
 def test_huge_and_equal_values(ranking, values):
     """No diverged trial counts as failed, and all is finite."""
-    record = Record(SPACE, trials=[dataclasses.replace(t, value=v) for t, v in zip(trials(4), values, strict=True)])
+    record = Record(SPACE, trials=[t._replace(value=v) for t, v in zip(trials(4), values, strict=True)])
     assert SPACE.to_point(ranking.suggest(record)[0]) is not None
     tokens = ranking._history(record, [], []).tokens[:4, -1]
     assert np.all(tokens < TINY.bins)
-    assert len(set(tokens.tolist())) == min(len(set(values)), 3 if values[0] < 0 else 4)
+    assert len(set(tokens.tolist())) == min(len(set(values)), 2 if values[0] < 0 else 4)  # 1e38 above is the most
     if len(set(values)) > 1:
         (found,) = ranking.predict(record, [record.trials[0].parameters])
         assert np.all(np.diff(found.edges) > 0) and np.isfinite(found.mean())
@@ -158,7 +158,8 @@ def test_odd_studies():
         }
     )
     rng = np.random.default_rng(0)
-    told = [RecordedTrial(space.from_unit(rng.uniform(size=12)), v) for v in (1.0, None, 3.0)]
+    told = [RecordedTrial(space.from_unit(rng.uniform(size=12)), v) for v in (1.0, 2.0, 3.0)]
+    told[1] = told[1]._replace(value=None, state="infeasible")
     policy = Policy(loaded(acquisition="expected_improvement"))
     record = Record(space, "学習" * 250, "é" * 500, "maximize", trials=told)
     (found,) = policy.suggest(record)
