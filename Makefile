@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PYTEST_ARGS ?= -n 2 --dist loadfile
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-slow lint format clean
 
 .venv/core: pyproject.toml constraints.txt
 	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
@@ -22,6 +22,10 @@ demo: .venv/core
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# What takes minutes and is for a release: samplers with the shipped weights, four workers of which one is killed.
+test-slow: .venv/dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
 
 lint: .venv/dev
 	$(BIN)/ruff check .
