@@ -308,7 +308,6 @@ def test_warm_start(asked, said):
         ({"seed": 1.5}, "seed is 1.5"),
         ({"optimizer": "rnn"}, "takes an optimizer of kind 'optformer', found one of kind 'rnn'"),
         ({"optimizer": "optformr"}, "did you mean 'optformer'"),
-        ({"optimizer": 3}, "an optimizer is named by a text or a path, found 3"),
         ({"warm_start": None}, "warm_start is None: expected True, or names of studies"),
         ({"warm_start": [3]}, r"warm_start is \[3\]"),
         ({"independent_sampler": 3}, "independent_sampler is 3: expected a sampler"),
