@@ -25,7 +25,7 @@ from l2o.optformer.record import Record
 from l2o.space import Space
 
 STEP = 64  # lengths of metadata are rounded up to a multiple of this, so that few programs are compiled
-GREATEST = 1e38  # a value less the least one, in single precision
+GREATEST = 1e36  # a value less the least one; ten times that is a number in single precision, too
 DRAWS = 32  # attempts at a suggestion that is different from others
 
 
