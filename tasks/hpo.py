@@ -63,8 +63,8 @@ class HPOConfig(FamilyConfig):
       held_out_datasets: that meta-training never touches.
       held_out_models: that neither split touches.
       blend: tables that a task is made of. With several, a task is a random mean of one and of others of the same model
-        in the same split, so that there is no end of tasks. A network that trains on the tables alone learns them by
-        heart, and then expects of another dataset what it remembers.
+        in the same split, so that there is no end of tasks. A network that trains on a few tables alone might learn
+        them by heart.
     """
 
     kind: Literal["hpo"] = "hpo"
