@@ -88,7 +88,7 @@ def logits_of(model: Model, steps: tuple[int, ...]) -> Callable[[Any, Any], dict
         x, y, space, told = run
         token = jnp.where(told.token < 0, -1, told.token + bins)
         start = jnp.full((), v.word("start"), jnp.int32)
-        study = Study(net.encode(theta, token, told.slot), space.sizes(bins), told.first, start)
+        study = Study(net.encode(theta, token, told.slot), space.sizes(bins), space.ordered, told.first, start)
         points = jax.vmap(lambda x: space.to_tokens(x, bins))(x)
         size, most = points.shape[1] + 1, max(steps) - 1
 

@@ -7,4 +7,5 @@ from l2o.baselines import grid as grid
 from l2o.baselines import mutation as mutation
 from l2o.baselines import optax as optax
 from l2o.baselines import optuna as optuna
+from l2o.baselines import scatter as scatter
 from l2o.baselines import search as search

@@ -1,14 +1,13 @@
 """Reading trials into a cache and continuing them, token by token, with none that is illegal at its place."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from l2o.core import Theta
-from l2o.optformer.model import LOWEST, Keys, Network
+from l2o.optformer.model import LOWEST, Keys, Network, Tokens
 from l2o.optformer.prompt import reading
 
 
@@ -46,12 +45,14 @@ class Study(NamedTuple):
     Attributes:
       memory: the encoded metadata.
       sizes: legal tokens of each parameter.
+      ordered: which of them are not categories.
       first: slot of the first parameter.
       start: the token that stands before all trials; an array, so that a study is data.
     """
 
     memory: Keys
     sizes: Int[Array, "d"]
+    ordered: Bool[Array, "d"]
     first: Int[Array, ""]
     start: Int[Array, ""]
 
@@ -89,7 +90,7 @@ def begin(
     Only whole trials may be counted.
     """
     position = jnp.arange(tokens.size + 1) - 1
-    entries = reading(_stands(tokens, 0), position, study.start, study.first, jnp.asarray(study.sizes.size))
+    entries = _reading(study, tokens, 0, position)
     logits, keys = network.decode(theta, entries, study.memory, ())
     keys = keys._replace(mask=position < count)
     return Context(_with_room(keys, spare), 1 + count, logits[count])
@@ -98,18 +99,20 @@ def begin(
 def read(network: Network, theta: Theta, study: Study, context: Context, tokens: Int[Array, "n"]) -> Context:
     """Read n tokens of whole trials behind those that were read; there must be room for them."""
     begun = context.filled - 1
-    entries = reading(
-        _stands(tokens, begun), begun + jnp.arange(tokens.size), study.start, study.first,
-        jnp.asarray(study.sizes.size),
-    )  # fmt: skip
+    entries = _reading(study, tokens, begun, begun + jnp.arange(tokens.size))
     logits, made = network.decode(theta, entries, study.memory, (context.keys,))
     filled = context.filled + tokens.size
     return Context(_insert(context.keys, made, context.filled, filled), filled, logits[-1])
 
 
-def _stands(tokens: Int[Array, "n"], begun: Int[Array, ""] | int) -> Callable:
-    """What stands at a position, where these tokens begin at `begun`."""
-    return lambda position: tokens[jnp.clip(position - begun, 0, tokens.size - 1)]
+def _reading(study: Study, tokens: Int[Array, "n"], begun: Int[Array, ""] | int, position: Int[Array, "p"]) -> Tokens:
+    """What a decoder reads at positions, where these tokens begin at `begun`."""
+
+    def at(position):
+        return tokens[jnp.clip(position - begun, 0, tokens.size - 1)]
+
+    parameters = jnp.asarray(study.sizes.size)
+    return reading(at, position, study.start, study.first, parameters, study.sizes, study.ordered)
 
 
 def _with_room(keys: Keys, spare: int) -> Keys:
@@ -119,7 +122,7 @@ def _with_room(keys: Keys, spare: int) -> Keys:
         return jnp.pad(a, [(0, spare if i == axis else 0) for i in range(a.ndim)])
 
     wide = {name: more(getattr(keys, name), 1) for name in ("key", "value", "outcome")}
-    return Keys(**wide, **{name: more(getattr(keys, name), 0) for name in ("token", "trial", "slot", "mask")})
+    return Keys(**wide, **{name: more(getattr(keys, name), 0) for name in ("token", "trial", "slot", "point", "mask")})
 
 
 def _insert(keys: Keys, made: Keys, at: Int[Array, ""], filled: Int[Array, ""]) -> Keys:
@@ -130,8 +133,8 @@ def _insert(keys: Keys, made: Keys, at: Int[Array, ""], filled: Int[Array, ""]) 
 
     return Keys(
         put(keys.key, made.key, 1), put(keys.value, made.value, 1), put(keys.token, made.token, 0),
-        put(keys.outcome, made.outcome, 1),
-        put(keys.trial, made.trial, 0), put(keys.slot, made.slot, 0), jnp.arange(keys.mask.size) < filled,
+        put(keys.outcome, made.outcome, 1), put(keys.trial, made.trial, 0), put(keys.slot, made.slot, 0),
+        put(keys.point, made.point, 0), jnp.arange(keys.mask.size) < filled,
     )  # fmt: skip
 
 
@@ -145,18 +148,18 @@ def propose(
     """
     d, position = study.sizes.size, context.filled - 1
     own = jax.tree.map(
-        lambda a: jnp.zeros_like(a[:, :d]), context.keys._replace(token=None, trial=None, slot=None, mask=None)
+        lambda a: jnp.zeros_like(a[:, :d]),
+        context.keys._replace(token=None, trial=None, slot=None, point=None, mask=None),
     )
     zeros = jnp.zeros(d, jnp.int32)
-    own = own._replace(token=zeros, trial=zeros, slot=zeros, mask=jnp.zeros(d, bool))
+    own = own._replace(token=zeros, trial=zeros, slot=zeros, point=jnp.zeros((d, d)), mask=jnp.zeros(d, bool))
 
     def step(carry, place):
         (logits, own, tokens), (i, data) = carry, place
         token, log_prob = draw(jax.random.wrap_key_data(data, impl=impl), logits, study.sizes[i], how)
         tokens = tokens.at[i].set(token)
-        entry = reading(
-            _stands(tokens, position), position + i[None], study.start, study.first, jnp.asarray(d)
-        )  # the outcome is not known, and no key in this trial is asked for it
+        # the outcome is not known, and no key in this trial is asked for it
+        entry = _reading(study, tokens, position, position + i[None])
         logits, made = network.decode(theta, entry, study.memory, (context.keys, own))
         return (logits[0], _insert(own, made, i, i + 1), tokens), log_prob
 
@@ -172,7 +175,7 @@ def predict(
 ) -> Float[Array, "outputs"]:
     """Logits of the value of a trial with these parameters, if it came next; vmap over tokens for many trials."""
     d, begun = study.sizes.size, context.filled - 1
-    entries = reading(_stands(tokens, begun), begun + jnp.arange(d), study.start, study.first, jnp.asarray(d))
+    entries = _reading(study, tokens, begun, begun + jnp.arange(d))
     logits, _ = network.decode(theta, entries, study.memory, (context.keys,))
     return logits[-1]
 

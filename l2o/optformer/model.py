@@ -13,6 +13,10 @@ learned preference for keys in the slot of the next token. At last it may point 
 this slot, in place of predicting one (See et al. 2017): algorithms that change a few parameters of a good trial repeat
 the others exactly, and one among hundreds of bins is hard to repeat by way of embeddings. Positions are counted
 in trials, so that distances do not depend on how many parameters a study has.
+
+And as values of near points are alike, every head is told how far the parameters of the trial that it is in are from
+those of earlier trials, parameter by parameter, and gives each of these distances a weight that depends on what it has
+read: a kernel of its own, as regression by a Gaussian process has one for all trials.
 """
 
 import functools
@@ -70,6 +74,7 @@ class Keys(NamedTuple):
       outcome: what the value of a row's trial adds to its keys, for later trials; None for metadata.
       trial: of each row; None for metadata.
       slot: likewise.
+      point: the parameters of its trial, see `Tokens`; None for metadata.
       mask: rows that may be attended to.
     """
 
@@ -79,6 +84,7 @@ class Keys(NamedTuple):
     outcome: Float[Array, "keys n heads head"] | None
     trial: Int[Array, "n"] | None
     slot: Int[Array, "n"] | None
+    point: Float[Array, "n d"] | None
     mask: Bool[Array, "n"]
 
     def of_layer(self, i: int) -> tuple[Array, Array, Array, Array, Array]:
@@ -98,6 +104,10 @@ class Tokens(NamedTuple):
       trial: it belongs to, counted from 1; 0 for what stands before all trials.
       next_slot: of the token that is to be predicted.
       next_trial: likewise.
+      point: parameters of its trial in the unit interval; numbers of categories.
+      known: which of these were read when the next token is predicted, if that is of the same trial; else none.
+      places: the slots of the parameters.
+      ordered: which of them are not categories.
     """
 
     token: Int[Array, "n"]
@@ -107,6 +117,10 @@ class Tokens(NamedTuple):
     trial: Int[Array, "n"]
     next_slot: Int[Array, "n"]
     next_trial: Int[Array, "n"]
+    point: Float[Array, "n d"]
+    known: Bool[Array, "n d"]
+    places: Int[Array, "d"]
+    ordered: Bool[Array, "d"]
 
 
 class Network(NamedTuple):
@@ -160,6 +174,13 @@ class _Transformer(hk.Module):
         hidden = jax.nn.relu(self._linear(self._norm(x, f"{name}_norm"), self.sizes.feedforward, f"{name}_in", 2.0))
         return x + self._linear(hidden, self.sizes.width, f"{name}_out", 1 / self.sizes.decoder_layers)
 
+    def _kernel(self, x: Array, read: Tokens, name: str) -> Array:
+        """How much a distance of one in each parameter takes from the logits of each head: positive, [n, heads, d]."""
+        heads = self.sizes.heads
+        bias = hk.get_parameter(f"{name}_bias", (heads, SLOTS), init=_kernels)
+        rates = self._linear(x, heads * SLOTS, name, 0.1).reshape(-1, heads, SLOTS).astype(jnp.float32)
+        return jnp.exp(jnp.minimum(rates + jnp.asarray(bias)[None], 8.0))[:, :, read.places]
+
     def encode(self, token: Int[Array, "m"], slot: Int[Array, "m"]) -> Keys:
         mask, positions = token >= 0, jnp.arange(token.size)
         x = self._embeddings()[jnp.maximum(token, 0)] + self._table("slots", SLOTS + 2)[slot]
@@ -173,7 +194,8 @@ class _Transformer(hk.Module):
         x = self._norm(x, "encoder_norm")
         layers = range(self.sizes.decoder_layers)
         keys = jnp.stack([self._heads(x, f"cross{i}_key") for i in layers])
-        return Keys(keys, jnp.stack([self._heads(x, f"cross{i}_value") for i in layers]), None, None, None, None, mask)
+        values = jnp.stack([self._heads(x, f"cross{i}_value") for i in layers])
+        return Keys(keys, values, None, None, None, None, None, mask)
 
     def decode(self, read: Tokens, memory: Keys, past: Sequence[Keys]) -> tuple[Array, Keys]:
         table, n = self._embeddings(), read.token.size
@@ -182,6 +204,7 @@ class _Transformer(hk.Module):
         x = x + self._linear(table[read.previous], self.sizes.width, "previous")
         values, first = table[read.outcome], x
         causal, made = jnp.tril(jnp.ones((n, n), bool)), []
+        distances = [apart(read, keys.trial, keys.point) for keys in (*past, read)]
         for i in range(self.sizes.decoder_layers):
             y = self._norm(x, f"decoder{i}_norm")
             q = rotated(self._heads(y, f"decoder{i}_query"), read.next_trial)
@@ -192,10 +215,13 @@ class _Transformer(hk.Module):
             same = hk.get_parameter(f"decoder{i}_same_slot", (self.sizes.heads,), init=_every_second)
             scores = []
             own = (k, o, read.trial, read.slot, causal)
-            for key, outcome, trial, slot, mask in (*(keys.of_layer(i) for keys in past), own):
+            kernel = self._kernel(y, read, f"decoder{i}_kernel")
+            every = (*(keys.of_layer(i) for keys in past), own)
+            for (key, outcome, trial, slot, mask), distance in zip(every, distances, strict=True):
                 later = trial[None] < read.next_trial[:, None]
                 alike = (slot[None] == read.next_slot[:, None])[None] * jnp.asarray(same)[:, None, None]
-                scores.append(scored(q, key, mask) + known(wish, outcome, later) + alike)
+                far = jnp.einsum("nhd,nmd->hnm", kernel, distance)
+                scores.append(scored(q, key, mask) + known(wish, outcome, later) + alike - far)
             x = x + self._output(attend(scores, [*(keys.value[i] for keys in past), v]), f"decoder{i}_output")
             q = self._heads(self._norm(x, f"cross{i}_norm"), f"cross{i}_query")
             scores = [scored(q, memory.key[i], memory.mask[None])]
@@ -207,8 +233,9 @@ class _Transformer(hk.Module):
         o = self._heads(values, "pointer_outcome")
         keys, outcomes = jnp.stack([*(m[0] for m in made), k]), jnp.stack([*(m[2] for m in made), o])
         own = Keys(
-            keys, jnp.stack([m[1] for m in made]), read.token, outcomes, read.trial, read.slot, jnp.ones(n, bool)
-        )
+            keys, jnp.stack([m[1] for m in made]), read.token, outcomes, read.trial, read.slot, read.point,
+            jnp.ones(n, bool),
+        )  # fmt: skip
         return self._mixed(x, logits, read, [*past, own]), own
 
     def _mixed(self, x: Array, logits: Array, read: Tokens, every: Sequence[Keys]) -> Array:
@@ -236,6 +263,20 @@ class _Transformer(hk.Module):
 def _every_second(shape: Sequence[int], dtype) -> Array:
     """So that half of the heads begin with a preference, in logits."""
     return 4.0 * (jnp.arange(shape[0]) % 2).astype(dtype)
+
+
+def _kernels(shape: Sequence[int], dtype) -> Array:
+    """Logarithms of rates, the same for all slots: from 1 of the first head to 30 of the last."""
+    return jnp.broadcast_to(jnp.linspace(0.0, jnp.log(30.0), shape[0], dtype=dtype)[:, None], shape)
+
+
+def apart(read: Tokens, trial: Int[Array, "m"] | None, point: Float[Array, "m d"] | None) -> Float[Array, "n m d"]:
+    """Distances of what is known of a trial's parameters from those of earlier trials; 0 where there are none."""
+    assert trial is not None and point is not None
+    distance = jnp.abs(read.point[:, None] - point[None])
+    distance = jnp.where(read.ordered[None, None], distance, jnp.minimum(distance, 1.0))
+    earlier = (trial[None] < read.next_trial[:, None]) & (trial[None] > 0)
+    return distance * (read.known[:, None] & earlier[:, :, None])
 
 
 def scored(
@@ -300,7 +341,8 @@ def network(sizes: Sizes) -> Network:
     encode, decode = transformed.apply
 
     def init(key: PRNGKeyArray) -> Theta:
-        zeros = jnp.zeros(2, jnp.int32)
-        return transformed.init(key, zeros, Tokens(*[zeros] * len(Tokens._fields)))
+        zeros, point, one = jnp.zeros(2, jnp.int32), jnp.zeros((2, 1)), jnp.zeros(1, jnp.int32)
+        read = Tokens(zeros, zeros, zeros, zeros, zeros, zeros, zeros, point, point > 0, one, one > 0)
+        return transformed.init(key, zeros, read)
 
     return Network(init, encode, decode)

@@ -188,9 +188,13 @@ def _log_prob(
     position = jnp.arange(reads)
     token, place = at(position)
     memory = net.encode(theta, prompt.token, prompt.slot)
-    entries = reading(lambda position: at(position)[0], position - 1, v.word("start"), prompt.first, parameters)
+    assert space.ordered is not None
+    legal = space.sizes(config.bins)
+    entries = reading(
+        lambda position: at(position)[0], position - 1, v.word("start"), prompt.first, parameters, legal, space.ordered
+    )
     logits, _ = net.decode(theta, entries, memory, ())
-    sizes = jnp.where(place < parameters, space.sizes(config.bins)[jnp.minimum(place, d - 1)], config.bins + 1)
+    sizes = jnp.where(place < parameters, legal[jnp.minimum(place, d - 1)], config.bins + 1)
     log_probs = masked_log_softmax(logits, sizes)[position, token]
 
     def of(trial, place):
@@ -208,10 +212,11 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
     def init(key: Any, problem: Problem) -> OptFormerState:
         del key
         space = problem.space
+        assert space.ordered is not None
         prompt = _prompt(config, problem, space)
         d, zero = space.low.size, jnp.zeros((), jnp.int32)
         study = Study(
-            net.encode(theta, prompt.token, prompt.slot), space.sizes(config.bins), prompt.first,
+            net.encode(theta, prompt.token, prompt.slot), space.sizes(config.bins), space.ordered, prompt.first,
             jnp.full((), v.word("start"), jnp.int32),
         )  # fmt: skip
         tokens = jnp.zeros(room * (d + 1), jnp.int32)

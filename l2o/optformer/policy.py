@@ -253,9 +253,12 @@ def _programs(config: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
     net = config.network()
 
     def encoded(theta, prompt: Prompt, space: Space, tokens, count, spare):
+        assert space.ordered is not None
         token = jnp.where(prompt.token < 0, -1, prompt.token + config.bins)
         start = jnp.full((), config.vocabulary.word("start"), jnp.int32)
-        study = Study(net.encode(theta, token, prompt.slot), space.sizes(config.bins), prompt.first, start)
+        study = Study(
+            net.encode(theta, token, prompt.slot), space.sizes(config.bins), space.ordered, prompt.first, start
+        )
         size = tokens.shape[1]
         return study, begin(net, theta, study, tokens.reshape(-1), count * size, spare * size)
 

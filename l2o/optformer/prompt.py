@@ -149,7 +149,7 @@ def slots(first: Int[Array, ""], place: Int[Array, "n"], parameters: Int[Array, 
 
 def reading(
     at: Callable[[Int[Array, "n"]], Int[Array, "n"]], position: Int[Array, "n"], start: Int[Array, ""] | int,
-    first: Int[Array, ""], parameters: Int[Array, ""],
+    first: Int[Array, ""], parameters: Int[Array, ""], sizes: Int[Array, "d"], ordered: Bool[Array, "d"],
 ) -> Tokens:  # fmt: skip
     """Tokens at these positions of the sequence of all trials, as a decoder reads them.
 
@@ -159,6 +159,8 @@ def reading(
       start: the token that stands there.
       first: slot of the first parameter.
       parameters: of the study; each trial has one token more.
+      sizes: legal tokens of each, and of what is padded.
+      ordered: which of them are not categories.
     """
     period = parameters + 1
 
@@ -170,8 +172,13 @@ def reading(
     before = position < 0
     slot = jnp.where(before, NOWHERE, slots(first, place, parameters))
     begins = before | (place == 0)
+    places = jnp.arange(sizes.size)
+    tokens = at(trial[:, None] * period + places[None])
+    point = jnp.where(ordered[None], (tokens + 0.5) / sizes[None], tokens)
+    within = (~before & (place < parameters))[:, None]
+    known = within & (places[None] <= place[:, None]) & (places < parameters)[None]
     return Tokens(
         jnp.where(before, start, at(position)), jnp.where(begins, start, at(position - 1)),
         jnp.where(before, start, at(trial * period + parameters)), slot, jnp.where(before, 0, trial + 1),
-        slots(first, next_place, parameters), next_trial + 1,
+        slots(first, next_place, parameters), next_trial + 1, point, known, (first + places) % SLOTS, ordered,
     )  # fmt: skip

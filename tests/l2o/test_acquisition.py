@@ -94,19 +94,19 @@ def by_hand(policy):
         wide = jnp.concatenate([policy, jnp.full(BINS + 2 - policy.size, LOWEST)])[None]
         logits = jnp.where((read.next_slot == METRIC)[:, None], value, wide)
         empty = jnp.zeros((1, n, 1, 1))
-        return logits, Keys(empty, empty, read.token, empty, read.trial, read.slot, jnp.ones(n, bool))
+        return logits, Keys(empty, empty, read.token, empty, read.trial, read.slot, read.point, jnp.ones(n, bool))
 
     return Network(lambda key: {}, lambda *a: None, decode)  # pyright: ignore[reportArgumentType]
 
 
-STUDY = Study(None, jnp.array([8]), jnp.asarray(0), jnp.asarray(15))  # pyright: ignore[reportArgumentType]
+STUDY = Study(None, jnp.array([8]), jnp.ones(1, bool), jnp.asarray(0), jnp.asarray(15))  # pyright: ignore
 EMPTY = jnp.zeros((1, 9, 1, 1))
 SPACE = Space.mixed(jnp.zeros(1), jnp.full(1, 7.0), jnp.full(1, 8), jnp.zeros(1, jnp.int32), jnp.ones(1, bool))
 
 
 def context(policy):
     integers = jnp.zeros(9, jnp.int32)
-    keys = Keys(EMPTY, EMPTY, integers, EMPTY, integers, integers, jnp.arange(9) < 1)
+    keys = Keys(EMPTY, EMPTY, integers, EMPTY, integers, integers, jnp.zeros((9, 1)), jnp.arange(9) < 1)
     return Context(keys, jnp.asarray(1), jnp.concatenate([policy, jnp.full(BINS + 2 - policy.size, LOWEST)]))
 
 

@@ -8,7 +8,7 @@ import pytest
 import l2o
 from l2o import Evaluation, Problem, SearchSpace, Space, Task, UserError
 from l2o.optformer.decoding import Sampling, Study, begin, draw, masked_log_softmax, propose, read
-from l2o.optformer.model import SLOTS, Tokens
+from l2o.optformer.model import SLOTS, Tokens, apart
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.prompt import Prompt, Range, prompt, reading, stripped
 from l2o.optformer.record import Record
@@ -84,10 +84,15 @@ def test_cached_equals_uncached(theta):
     net, space, start = TINY.network(), mixed(), TINY.vocabulary.word("start")
     told = stripped(space, "eagle")
     memory = net.encode(theta, jnp.where(told.token < 0, -1, told.token + 16), told.slot)
-    study = Study(memory, space.sizes(16), told.first, jnp.asarray(start))
+    study = Study(memory, space.sizes(16), space.ordered, told.first, jnp.asarray(start))
     tokens = jax.random.randint(jax.random.key(3), (24,), 0, 3)
     at = lambda position: tokens[jnp.clip(position, 0, 23)]  # noqa: E731
-    full, _ = net.decode(theta, reading(at, jnp.arange(25) - 1, start, told.first, jnp.asarray(3)), memory, ())
+    full, _ = net.decode(
+        theta,
+        reading(at, jnp.arange(25) - 1, start, told.first, jnp.asarray(3), space.sizes(16), space.ordered),
+        memory,
+        (),
+    )
     for width in (4, 8):
         context = begin(net, theta, study, jnp.zeros(24, jnp.int32), jnp.asarray(0))
         np.testing.assert_allclose(context.logits, full[0], atol=1e-5)
@@ -171,7 +176,7 @@ def test_likelihood_sees_the_past(theta):
     swap = jnp.array([1, 0, *range(2, TRIALS)])
     changes = (
         whole._replace(x=whole.x.at[1].set(whole.x[0])),
-        whole._replace(evaluation=Evaluation(value.at[1].set(value[1] + 20.0))),
+        whole._replace(evaluation=Evaluation(value.at[1].set(jnp.where(value[1] > 10, 1.0, 30.0)))),
         jax.tree.map(lambda a: a[swap], whole),
     )
     before = learned.log_prob(theta, task, whole)
@@ -346,7 +351,8 @@ def test_named_prompt_begins_like_a_stripped_one():
 
 def test_tokens_of_a_slot_do_not_depend_on_the_number_of_parameters():
     stands = lambda position: 10 + position  # noqa: E731
-    a = reading(stands, jnp.arange(-1, 6), 99, jnp.asarray(2), jnp.asarray(2))
+    sizes, ordered = jnp.array([20, 20, 1]), jnp.array([True, False, True])  # the third one is padded
+    a = reading(stands, jnp.arange(-1, 6), 99, jnp.asarray(2), jnp.asarray(2), sizes, ordered)
     assert isinstance(a, Tokens)
     np.testing.assert_array_equal(a.token, [99, 10, 11, 12, 13, 14, 15])
     np.testing.assert_array_equal(a.previous, [99, 99, 10, 11, 99, 13, 14])
@@ -355,6 +361,17 @@ def test_tokens_of_a_slot_do_not_depend_on_the_number_of_parameters():
     np.testing.assert_array_equal(a.slot, [SLOTS + 1, 2, 3, SLOTS, 2, 3, SLOTS])
     np.testing.assert_array_equal(a.trial, [0, 1, 1, 1, 2, 2, 2])
     np.testing.assert_array_equal(a.next_trial, [1, 1, 1, 2, 2, 2, 3])
+    np.testing.assert_allclose(a.point[1:4, :2], [[10.5 / 20, 11]] * 3, rtol=1e-6)
+    np.testing.assert_allclose(a.point[4:, :2], [[13.5 / 20, 14]] * 3, rtol=1e-6)
+    known = [[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]]
+    np.testing.assert_array_equal(a.known, [*known, *known[1:]])
+    np.testing.assert_array_equal(a.places, [2, 3, 4])
+    # the second trial from the first: so far by the first parameter, and then by the category, too
+    distances = apart(a, a.trial, a.point)
+    np.testing.assert_allclose(distances[4, 1:4], [[3 / 20, 0, 0]] * 3, rtol=1e-5)
+    np.testing.assert_allclose(distances[5, 1:4], [[3 / 20, 1, 0]] * 3, rtol=1e-5)
+    far = [[0.0, 0, 0, 0, 0, 0, 0]] * 4 + [[0, 3 / 20, 3 / 20, 3 / 20, 0, 0, 0]] + [[0, *[23 / 20] * 3, 0, 0, 0]]
+    np.testing.assert_allclose(distances.sum(-1), [*far, [0.0] * 7], rtol=1e-5)
 
 
 def test_runs_side_by_side_are_those_one_by_one(theta):

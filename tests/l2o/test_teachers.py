@@ -16,6 +16,7 @@ from l2o.baselines.flat import flat_space, other_values
 from l2o.baselines.gp import GPUCBConfig, maximise
 from l2o.baselines.grid import GridConfig, ShuffledGridConfig, draw
 from l2o.baselines.mutation import HillClimbingConfig, RegularizedEvolutionConfig, mutate
+from l2o.baselines.scatter import ScatterConfig
 from l2o.baselines.search import SobolConfig
 from l2o.space import LINEAR, LOG, REVERSE_LOG
 
@@ -37,7 +38,10 @@ THREE = mixed(REAL, CATEGORY, LOGARITHMIC)
 ALL = mixed(REAL, ONE, CATEGORY, WHOLE, STEEP, (1e-3, 1.0, 0, REVERSE_LOG, True), (1.0, 9.0, 9, LOG, True))
 BOX = Space.box({"a": jnp.array([-1.0, 0.0]), "b": jnp.float32(2.0)}, {"a": jnp.ones(2), "b": jnp.float32(7.0)})
 SINGLE = [mixed(LOGARITHMIC), mixed(CATEGORY), mixed(ONE)]
-KINDS = ("random", "grid", "shuffled_grid", "hill_climbing", "regularized_evolution", "eagle", "evolution_strategy")
+KINDS = (
+    "random", "grid", "shuffled_grid", "hill_climbing", "regularized_evolution", "eagle", "evolution_strategy",
+    "scatter",
+)  # fmt: skip
 TEACHERS = {kind: l2o.kinds(l2o.BaselineConfig)[kind]() for kind in KINDS}
 every_teacher = pytest.mark.parametrize("kind", TEACHERS)
 
@@ -275,6 +279,33 @@ def test_a_failed_member_never_wins():
             if np.isfinite(fitness).any():
                 winner = alive[np.argmin(np.where(np.isfinite(fitness), fitness, np.inf))]
                 assert (x[t] != winner).sum() == 1
+
+
+def test_scattered_points_are_anywhere_near_any_or_near_the_best():
+    space, optimizer = mixed(REAL, LOGARITHMIC, CATEGORY), ScatterConfig(max_trials=64).build()
+    x, values = map(np.asarray, run(optimizer, space, steps=40, seed=range(512)))
+    u = np.asarray(jax.vmap(jax.vmap(space.to_unit))(x))
+    keys = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed))[0])(jnp.arange(512))
+    begun = jax.vmap(lambda key: optimizer.init(key, problem(space)).inner)(keys)
+    anywhere, greedy = np.asarray(begun.anywhere), np.asarray(begun.greedy)
+    place = np.array([[int(np.argmin(row[: t + 1])) for t in range(39)] for row in values])
+    apart = np.abs(u[:, None, :, :2] - u[:, :, None, :2]).max(-1)  # of the numbers, by trial and earlier trial
+    near = np.array([[apart[i, t + 1, place[i, t]] < 0.05 for t in range(39)] for i in range(512)]).mean(1)
+    any_near = np.array([[apart[i, t + 1, : t + 1].min() < 0.05 for t in range(39)] for i in range(512)]).mean(1)
+    assert np.corrcoef(near, (1 - anywhere) * greedy)[0, 1] > 0.8
+    assert np.corrcoef(any_near, 1 - anywhere)[0, 1] > 0.7
+    assert ((u >= 0) & (u <= 1)).all() and (anywhere.max(), greedy.min()) == pytest.approx((1, 0), abs=0.02)
+
+
+def test_what_a_scatter_remembers_is_bounded():
+    x, _ = run(ScatterConfig(max_trials=2).build(), THREE, steps=12)
+    assert jax.vmap(THREE.contains)(x).all()
+    optimizer = ScatterConfig(max_trials=2).build()
+    state = optimizer.init(jax.random.key(0), problem(THREE))
+    points = jax.vmap(THREE.sample)(jax.random.split(jax.random.key(1), 5))
+    state = optimizer.tell(jax.random.key(0), state, points, Evaluation(jnp.arange(5.0)))
+    assert set(rows(state.inner.x)) == set(rows(points[-2:]))
+    np.testing.assert_array_equal(np.sort(state.inner.value), [3.0, 4.0])
 
 
 def test_evolution_is_told_more_than_its_population_at_once():
