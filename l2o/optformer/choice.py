@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from l2o.baselines.scatter import near
 from l2o.core import Theta
 from l2o.optformer.acquisition import Acquisition, score
 from l2o.optformer.decoding import Context, Sampling, Study, predict, propose, read, value_probabilities
@@ -18,7 +19,8 @@ from l2o.optformer.model import Network
 from l2o.optformer.prompt import Range
 from l2o.space import Space
 
-Source = Literal["prior", "random", "both"]
+Source = Literal["prior", "random", "both", "near"]
+LEADERS = 4  # of a study's trials, near which candidates are drawn
 PLANNED = 8  # candidates that are rolled forward
 ROLLS = 8  # times, each
 
@@ -29,8 +31,8 @@ class Choice(NamedTuple):
     Attributes:
       acquisition: "none" for a draw from the policy.
       candidates: how many are ranked.
-      source: where they come from: the policy ("prior"), uniformly from the space ("random"), or half of them from each
-        ("both").
+      source: where they come from: the policy ("prior"), uniformly from the space ("random"), half of them from each
+        ("both"), or half of them from the space and the others from `near` the best trials ("near").
       sampling: of parameters.
       value_temperature: logits of values are divided by it.
       bins: of the unit interval.
@@ -48,7 +50,7 @@ class Choice(NamedTuple):
 
 def choose(
     network: Network, theta: Theta, study: Study, context: Context, key: PRNGKeyArray, how: Choice, space: Space,
-    best: Float[Array, ""], scale: Range, seen: Int[Array, "t d"], valid: Bool[Array, "t"],
+    scale: Range, seen: Int[Array, "t d"], valid: Bool[Array, "t"], share: Float[Array, "t"],
 ) -> Int[Array, "d"]:  # fmt: skip
     """The tokens of the next trial.
 
@@ -60,10 +62,10 @@ def choose(
       key: of the randomness.
       how: to choose.
       space: mixed.
-      best: the least value so far, in the unit interval.
       scale: that values were scaled by.
       seen: tokens of trials that were made or are in progress; others are preferred by an acquisition function.
       valid: which of these count.
+      share: values of these in the unit interval, +inf of those in progress and failed.
     """
     if how.acquisition == "none":
         return propose(network, theta, study, context, key, how.sampling)[0]
@@ -81,11 +83,28 @@ def choose(
         tokens = space.to_tokens(space.sample(jax.random.wrap_key_data(data, impl=impl)), how.bins)
         return tokens, predict(network, theta, study, context, tokens)
 
-    own = {"prior": how.candidates, "both": (how.candidates + 1) // 2, "random": 0}[how.source]
-    parts = [jax.vmap(make)(some) for make, some in ((drawn, data[:own]), (anywhere, data[own:])) if some.shape[0]]
+    share = jnp.where(valid, share, jnp.inf)
+    ranks = jax.lax.top_k(-share, min(LEADERS, share.size))[1]
+
+    def around(data):
+        which_key, near_key, free_key = jax.random.split(jax.random.wrap_key_data(data, impl=impl), 3)
+        leader = ranks[jax.random.randint(which_key, (), 0, ranks.size)]
+        point = near(near_key, space, space.from_tokens(seen[leader], how.bins))
+        point = jnp.where(jnp.isfinite(share[leader]), point, space.sample(free_key))
+        tokens = space.to_tokens(point, how.bins)
+        return tokens, predict(network, theta, study, context, tokens)
+
+    half, none = (how.candidates + 1) // 2, 0
+    own, local = {"prior": (how.candidates, none), "both": (half, none), "random": (none, none), "near": (none, half)}[
+        how.source
+    ]
+    split = ((drawn, data[:own]), (around, data[own : own + local]), (anywhere, data[own + local :]))
+    parts = [jax.vmap(make)(some) for make, some in split if some.shape[0]]
     tokens, logits = (jnp.concatenate(some) for some in zip(*parts, strict=True))
     probabilities = jax.vmap(lambda row: value_probabilities(row, how.bins, how.value_temperature))(logits)
     name = cast(Acquisition, how.acquisition)
+    best = jnp.min(share)
+    best = jnp.where(jnp.isfinite(best), best, 0.5)
     gain = improvements(scale, best, how.bins)
     scores = jax.vmap(lambda key, p: score(name, key, p, best, gain))(
         jax.random.split(score_key, how.candidates), probabilities

@@ -76,8 +76,8 @@ class OptFormerConfig(OptimizerConfig):
       acquisition: "none" for a trial drawn from the policy; otherwise how candidates are ranked, see
         `l2o.optformer.acquisition`.
       candidates: how many are ranked.
-      source: where they come from: the policy ("prior"), uniformly from the space ("random"), or half from each
-        ("both").
+      source: where they come from: the policy ("prior"), uniformly from the space ("random"), half from each ("both"),
+        or half from the space and half from near the best trials ("near").
       value_temperature: of predicted values.
       lookahead: trials that the best candidates are rolled forward before one is chosen.
       max_pending: trials in progress that it sees, the latest.
@@ -287,13 +287,12 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
 
         _, state = jax.lax.while_loop(lambda carry: carry[0], once, (extreme, state))
         state = further(state, scaling)
-        shares = jnp.where(jnp.isfinite(state.values), scaling.share(state.values), jnp.inf)
-        best = jnp.min(jnp.where(jnp.arange(room) < state.told, shares, jnp.inf))
+        told = jnp.where(jnp.isfinite(state.values), scaling.share(state.values), jnp.inf)
+        share = jnp.concatenate([jnp.full(config.max_pending, jnp.inf), told])
         seen = jnp.concatenate([state.open, state.points])  # the trials in progress first, as their number varies less
         valid = jnp.concatenate([jnp.arange(config.max_pending) < state.opened, jnp.arange(room) < state.told])
         tokens = choose(
-            net, theta, state.study, with_open(state), key, config.choice, state.space,
-            jnp.where(jnp.isfinite(best), best, 0.5), scaling, seen, valid,
+            net, theta, state.study, with_open(state), key, config.choice, state.space, scaling, seen, valid, share
         )  # fmt: skip
         rows, count = append(state.open, state.opened, tokens)
         return state.space.from_tokens(tokens, config.bins)[None], state._replace(open=rows, opened=count)

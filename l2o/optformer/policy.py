@@ -65,7 +65,7 @@ class _History(NamedTuple):
       used: trials in use.
       seen: tokens of the study's own trials, of the same shape but for values.
       valid: which of these count.
-      best: the least value so far, in the unit interval.
+      share: values of these in the unit interval, +inf of those in progress and failed.
       scale: of the study's own values, less `least`.
       least: of these, minimised.
     """
@@ -74,7 +74,7 @@ class _History(NamedTuple):
     used: int
     seen: np.ndarray
     valid: np.ndarray
-    best: float
+    share: np.ndarray
     scale: Range
     least: float
 
@@ -133,8 +133,8 @@ class Policy:
                 if attempt < DRAWS:
                     tokens = np.asarray(
                         self._choose(
-                            self.theta, *about, history.tokens, history.used, history.best, history.scale, history.seen,
-                            history.valid, draw,
+                            self.theta, *about, history.tokens, history.used, history.scale, history.seen,
+                            history.valid, history.share, draw,
                         )
                     ).tolist()  # fmt: skip
                 else:  # the policy insists: somewhere else
@@ -214,9 +214,11 @@ class Policy:
         grid[: len(rows)] = np.array(rows, np.int32).reshape(-1, d + 1)
         valid = (np.arange(len(grid)) >= len(before)) & (np.arange(len(grid)) < len(rows))
         finite = np.isfinite(values)
-        best = float(np.min(np.asarray(scale.share(less))[: values.size][finite])) if finite.any() else 0.5
+        shares = np.where(finite, np.asarray(scale.share(less))[: values.size], np.inf)
+        share = np.full(len(grid), np.inf, np.float32)
+        share[len(before) : len(before) + len(own)] = shares[kept]
         least = float(np.min(values[finite])) if finite.any() else 0.0
-        return _History(grid, len(rows), grid[:, :d], valid, best, scale, least)
+        return _History(grid, len(rows), grid[:, :d], valid, share, scale, least)
 
 
 def _less(values: np.ndarray) -> jax.Array:
@@ -262,9 +264,9 @@ def _programs(config: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
         size = tokens.shape[1]
         return study, begin(net, theta, study, tokens.reshape(-1), count * size, spare * size)
 
-    def chosen(theta, prompt, space, tokens, count, best, scale, seen, valid, key):
+    def chosen(theta, prompt, space, tokens, count, scale, seen, valid, share, key):
         study, context = encoded(theta, prompt, space, tokens, count, config.lookahead)
-        return choose(net, theta, study, context, key, config.choice, space, best, scale, seen, valid)
+        return choose(net, theta, study, context, key, config.choice, space, scale, seen, valid, share)
 
     def predicted(theta, prompt, space, tokens, count, points):
         study, context = encoded(theta, prompt, space, tokens, count, 0)

@@ -114,12 +114,12 @@ def chosen(how, seen=(), policy=None, best=0.9):
     policy = jnp.zeros(8) if policy is None else policy
     rows = jnp.asarray([[*seen, *[0] * 8][:8]]).T
     return choose(
-        by_hand(policy), {}, STUDY, context(policy), jax.random.key(0), how, SPACE, jnp.asarray(best), UNIT,
-        rows, jnp.arange(8) < len(seen),
+        by_hand(policy), {}, STUDY, context(policy), jax.random.key(0), how, SPACE, UNIT, rows,
+        jnp.arange(8) < max(len(seen), 1), jnp.where(jnp.arange(8) == 0, best, jnp.inf),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("source", ["prior", "random", "both"])
+@pytest.mark.parametrize("source", ["prior", "random", "both", "near"])
 @pytest.mark.parametrize("name", ACQUISITIONS)
 def test_the_best_candidate_is_chosen_and_not_twice(name, source):
     how = Choice(name, 64, source, Sampling(), 1.0, BINS)
