@@ -90,10 +90,13 @@ def test_the_best_and_the_latest_trials_are_kept():
 
 
 def test_what_is_pending_matters(prior):
-    """The same trial in progress or not is another context, so other draws."""
+    """Another trial in progress is another context, so some draws are others."""
     done = trials(3)
     open_ = [RecordedTrial(t.parameters, state="pending") for t in trials(3, seed=5)]
-    found = [prior.suggest(Record(SPACE, trials=[*done, *some]), 8, seed=0) for some in (open_[:1], open_[1:2])]
+    found = [
+        [prior.suggest(Record(SPACE, trials=[*done, *some]), 4, seed=seed) for seed in range(8)]
+        for some in (open_[:1], open_[1:2])
+    ]
     assert found[0] != found[1]
 
 
