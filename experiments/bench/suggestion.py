@@ -31,10 +31,13 @@ def suggest(optimizer: Optimizer, state: Flat, again: bool) -> tuple[Any, Any]:
     """`carry -> carry`: the suggestion after the last trial, which the cache lacks, or with `again` after all."""
     fed = jnp.full_like(state.inner.fed, -1) if again else jnp.copy(state.inner.fed)
     filled = jnp.copy(state.inner.context.filled)
+    opened = jnp.copy(state.inner.opened)
 
     def call(carry):
         state, count = carry
-        before = state.inner._replace(fed=fed, context=state.inner.context._replace(filled=filled))
+        context = state.inner.context._replace(filled=filled)
+        # and without the suggestions of earlier calls, which nobody told
+        before = state.inner._replace(fed=fed, context=context, opened=opened)
         x, after = optimizer.ask(jax.random.fold_in(jax.random.key(0), count), state._replace(inner=before))
         return after, count + 1 + 0 * x[0, 0].astype(jnp.int32)
 
