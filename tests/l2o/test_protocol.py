@@ -43,7 +43,9 @@ def build(name):
     if source == "shipped":
         return l2o.load(name).optimizer
     if source == "fresh":
-        learned = l2o.kinds(l2o.OptimizerConfig)[name]().build()
+        # the shipped one is of full size
+        small = {"bins": 16, "width": 16, "heads": 2, "feedforward": 16, "decoder_layers": 1}
+        learned = l2o.kinds(l2o.OptimizerConfig)[name](**small if name == "optformer" else {}).build()
         return learned.bind(learned.init(jax.random.key(0)))
     return baseline(name)
 
