@@ -94,11 +94,9 @@ def choose(
         tokens = space.to_tokens(point, how.bins)
         return tokens, predict(network, theta, study, context, tokens)
 
-    half, none = (how.candidates + 1) // 2, 0
-    own, local = {"prior": (how.candidates, none), "both": (half, none), "random": (none, none), "near": (none, half)}[
-        how.source
-    ]
-    split = ((drawn, data[:own]), (around, data[own : own + local]), (anywhere, data[own + local :]))
+    sources = {"prior": (drawn,), "random": (anywhere,), "both": (drawn, anywhere), "near": (around, anywhere)}
+    makers = sources[how.source]
+    split = zip(makers, jnp.array_split(data, len(makers)), strict=True)
     parts = [jax.vmap(make)(some) for make, some in split if some.shape[0]]
     tokens, logits = (jnp.concatenate(some) for some in zip(*parts, strict=True))
     probabilities = jax.vmap(lambda row: value_probabilities(row, how.bins, how.value_temperature))(logits)
