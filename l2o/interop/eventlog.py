@@ -3,6 +3,7 @@
 The first line says what the run is. An event is written whole or not at all, and cut off where a kill tore it.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -73,7 +74,7 @@ class EventLog:
         self._file.seek(0)
         data = self._file.read()
         if not data or (b"\n" not in data and first.encode().startswith(data)):  # new, or killed in the first line
-            self._file.truncate(0)
+            self._size = 0
             self._append(first)
             _keep_entry(self.path.parent)
             return []
@@ -81,8 +82,10 @@ class EventLog:
         header = json.loads(first)
         self._compare(_parsed(lines[0]), header)
         events = [_parsed(line) for line in lines[1:]]
+        self._size = len(data)
         if events and events[-1] is None:  # killed while it was written
-            self._file.truncate(len(data) - len(lines[-1]))
+            self._size -= len(lines[-1])
+            self._file.truncate(self._size)
             events.pop()
         fits, checked = self.checker(header), []
         for number, event in enumerate(events, start=2):
@@ -98,12 +101,12 @@ class EventLog:
             raise UserError(
                 f"{self.path} has format version {found.get('version')}; this l2o reads version {self.VERSION}"
             )
-        for name, value in expected.items():
+        for name in [*expected, *(name for name in found if name not in (*expected, "format", "version"))]:
             if name == "optimizer" and expected["identity"] is not None:
                 continue  # moved to another folder, it is the same one
-            if _text(found.get(name)) != _text(value):
+            if _text(found.get(name)) != _text(expected.get(name)):
                 name = name.replace("identity", "optimizer")
-                there, here = repr(found.get(name)), repr(expected[name])
+                there, here = repr(found.get(name)), repr(expected.get(name))
                 differs = (
                     f"is {there} there and {here} here" if there != here else "has other settings or weights there"
                 )
@@ -126,17 +129,23 @@ class EventLog:
     def _append(self, line: str, sync: bool = True) -> None:
         if self._file.closed:
             raise UserError(f"{self.NOUN} {self.path} is closed: open it again with the same call")
-        data, size = line.encode(), os.fstat(self._file.fileno()).st_size
+        data = line.encode()
         try:
-            while data:  # a full disk takes a part of it first
-                data = data[self._file.write(data) :]
-            if sync:
-                os.fsync(self._file.fileno())
-        except BaseException as error:  # Ctrl-C among them
-            self._file.truncate(size)
-            if isinstance(error, OSError):
-                raise UserError(f"{self.NOUN} {self.path} cannot be written: {error.strerror}") from None
-            raise
+            if os.fstat(self._file.fileno()).st_size != self._size:  # what an earlier failure left
+                self._file.truncate(self._size)
+            size = self._size + len(data)
+            try:
+                while data:  # a full disk takes a part of it first
+                    data = data[self._file.write(data) :]
+                if sync:
+                    os.fsync(self._file.fileno())
+            except BaseException:  # Ctrl-C among them
+                with contextlib.suppress(OSError):  # then the next write does it, or a reader, who knows half a line
+                    self._file.truncate(self._size)
+                raise
+        except OSError as error:
+            raise UserError(f"{self.NOUN} {self.path} cannot be written: {error.strerror}") from None
+        self._size = size
 
     def close(self) -> None:
         """Close the file, which lets another process have it."""

@@ -1,7 +1,7 @@
 """Minimize a plain Python function: the loop around ask and observe."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ def minimize(
     workers: int = 1,
     callback: Callable[[Result], object] | None = None,
     log: str | Path | None = None,
+    guesses: Iterable[Any] = (),
+    known: Iterable[tuple[Any, Any]] = (),
 ) -> Result:
     """Minimize a Python function of a box.
 
@@ -39,6 +41,8 @@ def minimize(
       callback: called after each evaluation with the result so far; it may raise StopIteration.
       log: a file that gets everything as it comes. The same call with the same log goes on where it stopped, and with
         one worker ends where it would have ended without the stop; a finished one returns at once.
+      guesses: points [d] to evaluate first, within the budget.
+      known: pairs of a point and its value, from evaluations made before; the budget is for others.
 
     Raises:
       UserError: bad input, f returned something that is not a real number, or a log that is damaged, in use, or of
@@ -53,7 +57,7 @@ def minimize(
         if not callable(function) and (name == "f" or function is not None):
             raise UserError(f"{name} is {function!r}: expected a function")
     workers = whole_number("workers", workers, 1, 10_000)
-    with Search(bounds, optimizer, budget=budget, seed=seed, log=log) as search:
+    with Search(bounds, optimizer, budget=budget, seed=seed, log=log, guesses=guesses, known=known) as search:
         pool = None if workers == 1 else ThreadPoolExecutor(workers)
         try:
             stopped = _run(search, lambda trial: _evaluate(f, trial), pool, workers, callback)
@@ -71,7 +75,7 @@ def _run(search, evaluate, pool, workers, callback) -> bool:
     running: dict[Future, Trial] = {}
     stopped = False
     while True:
-        while not stopped and len(running) < min(workers, search.budget - len(search.history)):
+        while not stopped and len(running) < min(workers, search.budget - search.evaluations):
             trial = search.ask()
             if pool is None:
                 future = Future()

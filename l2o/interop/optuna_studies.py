@@ -31,9 +31,9 @@ def joint_space(trials: Iterable[FrozenTrial]) -> dict[str, BaseDistribution]:
 
 
 def has_equal(name: str, distribution: BaseDistribution) -> bool:
-    """Whether a distribution can be a parameter of a `SearchSpace`, in single precision."""
+    """Whether a distribution can be a parameter of a `SearchSpace`."""
     try:
-        SearchSpace.from_optuna({name: distribution}).space  # noqa: B018, refuses what it cannot hold
+        SearchSpace.from_optuna({name: distribution})
     except UserError:
         return False
     return True
@@ -66,7 +66,7 @@ def as_trial(space: SearchSpace, trial: FrozenTrial) -> RecordedTrial | None:
     chosen = trial.params if trial.state.is_finished() else proposed(trial) | trial.params
     try:
         parameters = {name: chosen[name] for name in space.names}
-        space.to_point(parameters)
+        space.to_unit(parameters)
     except (KeyError, UserError):
         return None
     if not trial.state.is_finished():

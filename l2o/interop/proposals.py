@@ -1,6 +1,8 @@
 """Any black-box optimizer behind a Python loop: which one is meant, and its proposals in a space, one by one."""
 
 import functools
+import math
+import sys
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,7 @@ from l2o.space import Space
 
 SCALE = 0.3  # initial step size, in units of the cube
 LARGEST = 1e18  # magnitude of a value that an optimizer is told; its square is still a float32
+NEAR = 100.0  # a zero is near to values of this magnitude, in units of their differences
 
 Named = str | Path | Loaded | BaselineConfig | Optimizer | HostOptimizer
 
@@ -162,11 +165,11 @@ def _programs(optimizer: OptimizerConfig | Optimizer | HostOptimizer) -> _Progra
 
 
 class Batch:
-    """Points that were asked together, and their values as they come."""
+    """Points that were asked together, and their values as they come, in double precision."""
 
     def __init__(self, asked: tuple, n: int):
         self.asked = asked  # the points as they lie on the device, and their round
-        self.value = np.full(n, np.nan, np.float32)
+        self.value = np.full(n, np.nan)
         self.missing = n
 
 
@@ -178,9 +181,35 @@ class Ticket(NamedTuple):
     x: np.ndarray
 
 
-def unit_cube(dimensions: int) -> Space:
-    """The box from 0 to 1."""
-    return Space.box(jnp.zeros(dimensions, jnp.float32), jnp.ones(dimensions, jnp.float32))
+class Units(NamedTuple):
+    """How a person's values become numbers in single precision: `(value - zero) / unit`.
+
+    Both are fixed by the first values of a run that differ, so a run is the same whatever constant is added to all
+    values, and whatever positive one they are multiplied by, but for rounding.
+
+    Attributes:
+      zero: the lowest of those; 0 where that is not far away, so that values near zero keep all their digits.
+      unit: the highest less the lowest of those.
+    """
+
+    zero: float
+    unit: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> "Units | None":
+        """Those of the finite values, None where no two of them differ."""
+        finite = values[np.isfinite(values)]
+        low, high = (float(f(finite)) for f in (np.min, np.max)) if finite.size else (0.0, 0.0)
+        if low == high:
+            return None
+        unit = min(high - low, sys.float_info.max)
+        return cls(0.0 if max(-low, high) <= NEAR * unit else low, unit)
+
+    def narrow(self, values: np.ndarray) -> np.ndarray:
+        """In single precision; NaN for what is not finite."""
+        with np.errstate(over="ignore"):
+            told = np.clip((values - self.zero) / self.unit, -LARGEST, LARGEST)
+        return np.where(np.isfinite(values), told, np.nan).astype(np.float32)
 
 
 class Proposer:
@@ -188,7 +217,10 @@ class Proposer:
 
     A batch is told when all its values are there; until then the optimizer is asked again without it. The state stays
     on the device, and a tell waits for the next ask, so that both are one dispatch. What is computed depends on the
-    order of `propose` and `tell` alone: the same calls give the same points, to the bit.
+    order of `propose`, `place` and `tell` alone: the same calls give the same points, to the bit.
+
+    An optimizer is told values in `Units`, and one that runs on the host the doubles as they are. Before two values
+    differ it is told zeros; then it begins again, and is told what they were.
 
     Args:
       source: the optimizer.
@@ -199,17 +231,21 @@ class Proposer:
 
     def __init__(self, source: Source, space: Space, budget: int, seed: int):
         self._programs = _programs(source.optimizer)
-        self._theta = source.theta
+        self._on_host = isinstance(source.optimizer, HostOptimizer)
         init_key, run_key = jax.random.split(jax.random.key(seed))
-        self._root = jax.random.key_data(run_key)
+        self._common = source.theta, jax.random.key_data(run_key)
         centre = space.from_unit(jnp.full_like(space.low, 0.5))
         problem = Problem(space, centre, jnp.asarray(SCALE, jnp.float32), jnp.asarray(budget, jnp.int32))
-        arguments = (self._theta, jax.random.key_data(init_key))
+        arguments = (source.theta, jax.random.key_data(init_key))
         self.n = self._programs.population(*arguments, problem)
         rounds = jnp.asarray(-(-budget // self.n), jnp.int32)
         self._carry = self._programs.init(*arguments, problem._replace(horizon=rounds))
+        self._units: Units | None = None
+        self._start = self._carry
+        self._past: list[list[Batch]] = []  # what was told before each ask, until the units are known
         self._full: list[Batch] = []  # batches to tell
         self._ready: deque[Ticket] = deque()
+        self._placed = 0
 
     def propose(self) -> Ticket:
         """The next point.
@@ -218,7 +254,10 @@ class Proposer:
           RuntimeError: the optimizer proposed something that is not finite.
         """
         if not self._ready:
-            asked = self._ask()
+            told, self._full = self._full, []
+            if self._units is None and not self._on_host:
+                self._learn_units(told)
+            asked = self._ask(told)
             points = np.asarray(asked[0])
             if not np.isfinite(points).all():
                 raise RuntimeError("the optimizer proposed a point that is not finite")
@@ -226,23 +265,50 @@ class Proposer:
             self._ready.extend(Ticket(batch, row, x) for row, x in enumerate(points))
         return self._ready.popleft()
 
-    def _ask(self) -> tuple:
-        common = (self._theta, self._root)
-        if not self._full:
-            asked, self._carry = self._programs.ask(*common, self._carry)
-            return asked
-        *before, last = self._full
-        for batch in before:
-            self._carry = self._programs.tell(*common, self._carry, batch.asked, batch.value)
-        asked, self._carry = self._programs.tell_and_ask(*common, self._carry, last.asked, last.value)
-        self._full = []
+    def place(self, x: np.ndarray) -> Ticket:
+        """A point of one's own, in the place of a member of a population; to one that asks point by point, beside its
+        proposals."""
+        if self.n > 1:
+            ticket = self.propose()
+            self.replace(ticket, x)
+            return ticket
+        self._placed += 1
+        last = np.int32(2**31 - self._placed)  # a round that no run reaches, for a key of its own
+        return Ticket(Batch((jnp.asarray(x)[None], last), 1), 0, x)
+
+    def _learn_units(self, told: list[Batch]) -> None:
+        known = [batch.value for each in [*self._past, told] for batch in each]
+        self._units = Units.of(np.concatenate([np.zeros(0), *known]))
+        if self._units is None:
+            self._past.append(told)
+            return
+        if any(self._past):
+            self._carry = self._start
+            for each in self._past:
+                self._ask(each)
+        self._start, self._past = None, []
+
+    def _ask(self, told: list[Batch]) -> tuple:
+        values = [self._narrow(batch.value) for batch in told]
+        for batch, value in zip(told[:-1], values[:-1], strict=True):
+            self._carry = self._programs.tell(*self._common, self._carry, batch.asked, value)
+        if told:
+            asked, self._carry = self._programs.tell_and_ask(*self._common, self._carry, told[-1].asked, values[-1])
+        else:
+            asked, self._carry = self._programs.ask(*self._common, self._carry)
         return asked
+
+    def _narrow(self, values: np.ndarray) -> np.ndarray:
+        if self._on_host:
+            return values
+        if self._units is None:
+            return np.where(np.isfinite(values), 0.0, np.nan).astype(np.float32)
+        return self._units.narrow(values)
 
     def tell(self, ticket: Ticket, value: float) -> None:
         """The value of a point, once; anything that is not finite marks a failure."""
         batch = ticket.batch
-        if abs(value) < float("inf"):  # neither infinite nor NaN
-            batch.value[ticket.row] = min(max(value, -LARGEST), LARGEST)
+        batch.value[ticket.row] = value if math.isfinite(value) else math.nan
         batch.missing -= 1
         if batch.missing == 0:
             self._full.append(batch)

@@ -3,8 +3,7 @@
 import math
 import numbers
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from l2o.errors import UserError
-from l2o.interop.proposals import Named, Proposer, Ticket, source, unit_cube
+from l2o.interop.proposals import Named, source
 from l2o.interop.searchlog import SearchLog
+from l2o.interop.suggester import Asked, Step, Suggester, Told
+from l2o.interop.view import BoxView
 
 
 @dataclass(eq=False)
@@ -26,6 +27,7 @@ class Trial:
       value: what was observed; NaN while it is open, and where it failed.
       error: why it failed, None where it did not.
       seconds: how long it took, None where nobody said.
+      known: whether its value was known before, so that it was no evaluation of this run.
     """
 
     number: int
@@ -33,6 +35,7 @@ class Trial:
     value: float = math.nan
     error: str | None = None
     seconds: float | None = None
+    known: bool = False
 
 
 @dataclass(eq=False)
@@ -42,11 +45,11 @@ class Result:
     Attributes:
       x: the best point, None where all evaluations failed.
       fun: its value, NaN where all evaluations failed.
-      nfev: evaluations made, failed ones and those of an earlier run of the log included.
+      nfev: evaluations made, failed ones and those of an earlier run of the log included; what was known before is not.
       success: whether an evaluation succeeded.
       status: 0 the budget is spent, 1 the callback stopped the run, 2 all evaluations failed, 3 not finished.
       message: the same in words.
-      history: evaluations in the order in which their values came.
+      history: trials in the order in which their values came, known ones included.
       optimizer: its name.
       proposal_seconds: what the optimizer itself took, compilation included.
     """
@@ -80,6 +83,9 @@ class Search:
       log: a file that gets everything as it comes, and from which the same search goes on: points that were asked for
         without an answer are asked for again first. Needs the same arguments, the budget among them, because
         the optimizer plans with it. An optimizer without a name is not compared.
+      guesses: points to evaluate first, each [d] within the bounds. They count as evaluations.
+      known: pairs of a point and its value, from evaluations made before. The optimizer is told them first; they do not
+        count as evaluations.
 
     Attributes:
       budget: as given.
@@ -105,114 +111,155 @@ class Search:
         budget: int = 100,
         seed: int = 0,
         log: str | Path | None = None,
+        guesses: Iterable[Any] = (),
+        known: Iterable[tuple[Any, Any]] = (),
     ):
         self._low, self._high = _box(bounds)
         self.budget = whole_number("budget", budget, 1, 2**31 - 1)
         self._seed = whole_number("seed", seed, 0, 2**32 - 1)
+        self._guesses = [self._inside(f"guesses[{i}]", x) for i, x in enumerate(listed("guesses", guesses))]
+        self._known = [self._pair(f"known[{i}]", each) for i, each in enumerate(listed("known", known))]
         self._source = source(optimizer)
+        self._suggester = Suggester(self._source, BoxView(self._low, self._high), self.budget, self._seed)
         self.history: list[Trial] = []
         self.proposal_seconds = 0.0
         self._best: Trial | None = None
+        self._trials: list[Trial] = []
         self._open: dict[int, Trial] = {}
-        self._tickets: dict[int, Ticket] = {}
-        self._asked = 0
-        self._proposer: Proposer | None = None
+        self._steps: list[Step] = []
+        self._guessed = 0
         self._log = None if log is None else SearchLog(log, self._header())
         for event in self._log.events if self._log else ():
-            self._recall(event)
-        self._again = deque(self._open.values())  # asked for by a run that was killed before it knew the value
+            self._happened(event)
+        self._again = list(self._open.values())  # asked for by a run that was killed before it knew the value
+        try:
+            for x, value in self._known[sum(trial.known for trial in self._trials) :]:
+                self.observe(x, value)
+        except BaseException:
+            self.close()
+            raise
 
     def _header(self) -> dict[str, Any]:
-        return {
+        header = {
             "bounds": np.stack([self._low, self._high], axis=1).tolist(),
             "optimizer": self._source.name,
             "identity": self._source.identity,
             "budget": self.budget,
             "seed": self._seed,
         }
+        if self._guesses:
+            header["guesses"] = [x.tolist() for x in self._guesses]
+        if self._known:
+            header["known"] = [[x.tolist(), value if math.isfinite(value) else None] for x, value in self._known]
+        return header
 
-    def _recall(self, event: dict[str, Any]) -> None:
-        if "asked" in event:
-            self._opened(np.array(event["x"], np.float64))
+    def _write(self, event: dict[str, Any]) -> None:
+        if self._log:
+            self._log.write(event)
+        self._happened(event)
+
+    def _happened(self, event: dict[str, Any]) -> None:
+        """All that changes a search; the same for what happens and for what is read from its log."""
+        if "told" in event:
+            trial = self._open.pop(event["told"])
         else:
-            value = math.nan if event["value"] is None else float(event["value"])
-            self._closed(self._open[event["told"]], value, event["error"], event["seconds"])
-
-    def _opened(self, x: np.ndarray) -> Trial:
-        x.flags.writeable = False
-        trial = self._open[self._asked] = Trial(self._asked, x)
-        self._asked += 1
-        return trial
-
-    def _closed(self, trial: Trial, value: float, error: str | None, seconds: float | None) -> None:
-        trial.value, trial.error, trial.seconds = value, error, seconds
-        del self._open[trial.number]
+            added = "added" in event
+            x = np.array(event["x"], np.float64)
+            x.flags.writeable = False
+            trial = Trial(len(self._trials), x, known=added)
+            own = added or event.get("guess", False)
+            self._guessed += own and not added
+            self._trials.append(trial)
+            self._steps.append(Asked(trial.number, [x], own))
+            if not added:
+                self._open[trial.number] = trial
+                return
+        value = math.nan if event["value"] is None else float(event["value"])
+        trial.value, trial.error, trial.seconds = value, event["error"], event["seconds"]
+        self._steps.append(Told(trial.number, value))
         self.history.append(trial)
-        if error is None and (self._best is None or value < self._best.value):
+        if trial.error is None and (self._best is None or value < self._best.value):
             self._best = trial
 
-    def _started(self) -> Proposer:
-        """The optimizer, where the log left it. Late, so that a finished log compiles nothing."""
-        if self._proposer is None:
-            proposer = Proposer(self._source, unit_cube(self._low.size), self.budget, self._seed)
-            for event in self._log.events if self._log else ():
-                if "asked" in event:
-                    ticket = self._tickets[event["asked"]] = proposer.propose()
-                    x = np.array(event["x"], np.float64)
-                    if not np.array_equal(self._point(ticket), x):  # from another machine: what was evaluated counts
-                        proposer.replace(ticket, (x - self._low) / (self._high - self._low))
-                else:
-                    proposer.tell(self._tickets.pop(event["told"]), _told(event["value"]))
-            self._proposer = proposer
-        return self._proposer
-
-    def _point(self, ticket: Ticket) -> np.ndarray:
-        """In float64, and exact at both ends, so that a box of any size loses nothing."""
-        u = ticket.x.astype(np.float64)
-        return np.clip(self._low * (1 - u) + self._high * u, self._low, self._high)
+    @property
+    def evaluations(self) -> int:
+        """How many have been made; what was known before does not count."""
+        return sum(not trial.known for trial in self.history)
 
     def ask(self) -> Trial:
         """The next point to evaluate.
 
         Raises:
           RuntimeError: the optimizer proposed something that is not finite.
+          UserError: the log cannot be written. Nothing has changed then, and the same point comes when it can.
         """
-        if self._again:
-            return self._again.popleft()
-        start = time.perf_counter()
-        ticket = self._started().propose()
-        self.proposal_seconds += time.perf_counter() - start
-        self._tickets[self._asked] = ticket
-        x = self._point(ticket)
-        if self._log:
-            self._log.write({"asked": self._asked, "x": x.tolist()})
-        return self._opened(x)
+        while self._again:
+            trial = self._again.pop(0)
+            if trial.number in self._open:
+                return trial
+        number = len(self._trials)
+        if self._guessed < len(self._guesses):
+            event = {"asked": number, "x": self._guesses[self._guessed].tolist(), "guess": True}
+        else:
+            start = time.perf_counter()
+            x = self._suggester.suggest(self._steps, number, 1)[0]
+            self.proposal_seconds += time.perf_counter() - start
+            event = {"asked": number, "x": x.tolist()}
+        try:
+            self._write(event)
+        except BaseException:
+            self._suggester.forget()
+            raise
+        return self._trials[number]
 
-    def observe(self, trial: Trial, value: Any, *, error: str | None = None, seconds: float | None = None) -> None:
-        """Say what the evaluation of a trial gave.
+    def observe(self, trial: Any, value: Any, *, error: str | None = None, seconds: float | None = None) -> None:
+        """Say what the evaluation of a trial gave. With a log, it is on the disk when this returns.
 
         Args:
-          trial: what `ask` returned.
+          trial: what `ask` returned, or a copy of it from another process, or its number; or any point [d] within the
+            bounds, whose value is known from elsewhere and which becomes a trial of its own.
           value: a real number; NaN or an infinity says that the evaluation failed.
           error: why it failed; then the value does not count.
           seconds: how long it took, for the history.
 
         Raises:
-          UserError: the value is not a real number, or the trial has one already.
+          UserError: the value is not a real number, or the trial has one already; or the log cannot be written, and
+            then nothing has changed.
         """
-        if not isinstance(trial, Trial) or self._open.get(trial.number) is not trial:
-            raise UserError("observe takes a trial that this search asked for, once")
+        event = self._told(trial)
         value = math.nan if error is not None else real_number(value)
         if error is None and not math.isfinite(value):
             error = f"the value is {value}"
-        start = time.perf_counter()
-        proposer = self._started()
-        proposer.tell(self._tickets.pop(trial.number), _told(None if error else value))
-        self.proposal_seconds += time.perf_counter() - start
-        self._closed(trial, math.nan if error else value, error, seconds)
-        if self._log:
-            told = {"told": trial.number, "value": None if error else value, "error": error, "seconds": seconds}
-            self._log.write(told)
+        self._write(event | {"value": None if error else value, "error": error, "seconds": seconds})
+
+    def _told(self, trial: Any) -> dict[str, Any]:
+        """The beginning of the event."""
+        if isinstance(trial, Trial):
+            same = self._trials[trial.number : trial.number + 1]
+            if not same or not np.array_equal(same[0].x, trial.x):
+                raise UserError("observe takes a trial that this search asked for, found one of another search")
+            trial = trial.number
+        if not isinstance(trial, int | np.integer) or isinstance(trial, bool):
+            return {"added": len(self._trials), "x": self._inside("the point", trial).tolist()}
+        if not 0 <= trial < len(self._trials):
+            raise UserError(f"observe: there is no trial {trial}, expected a number below {len(self._trials)}")
+        if trial not in self._open:
+            raise UserError(f"observe takes a trial once, and trial {trial} has a value or an error already")
+        return {"told": int(trial)}
+
+    def _inside(self, what: str, x: Any) -> np.ndarray:
+        try:
+            point = np.asarray(x, np.float64)
+        except (TypeError, ValueError):
+            point = np.zeros(0)
+        if point.shape != self._low.shape or not ((self._low <= point) & (point <= self._high)).all():
+            raise UserError(f"{what} is {x!r:.80}: expected a number within the bounds for each dimension")
+        return point
+
+    def _pair(self, what: str, pair: Any) -> tuple[np.ndarray, float]:
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise UserError(f"{what} is {pair!r:.80}: expected a pair of a point and its value")
+        return self._inside(f"the point of {what}", pair[0]), real_number(pair[1])
 
     @property
     def best(self) -> Trial | None:
@@ -221,7 +268,7 @@ class Search:
 
     def result(self) -> Result:
         """What has been found so far."""
-        best, n = self._best, len(self.history)
+        best, n = self._best, self.evaluations
         status = 0 if n >= self.budget else 3
         message = "the budget is spent" if status == 0 else f"{n} of {self.budget} evaluations made"
         if n and best is None:
@@ -251,8 +298,15 @@ class Search:
         self.close()
 
 
-def _told(value: float | None) -> float:
-    return math.nan if value is None else value
+def listed(name: str, values: Any) -> list[Any]:
+    """The values of an iterable.
+
+    Raises:
+      UserError: it is none.
+    """
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise UserError(f"{name} are {values!r:.80}: expected a list")
+    return list(values)
 
 
 def real_number(value: Any) -> float:

@@ -1,7 +1,8 @@
 """The log of a search, from which the same search goes on.
 
-Events are `{"asked": 0, "x": [...]}` and `{"told": 0, "value": ...}`, in the order in which they happened. A failed
-evaluation has no value and an error.
+Events are `{"asked": 0, "x": [...]}`, with `"guess": true` where a person chose the point; `{"told": 0, "value": ...}`;
+and `{"added": 1, "x": [...], "value": ...}` for a point whose value was known before, in the order in which they
+happened. A failed evaluation has no value and an error.
 """
 
 from collections.abc import Callable
@@ -23,11 +24,15 @@ class SearchLog(EventLog):
         def fits(event: dict[str, Any]) -> bool:
             nonlocal asked
             x, told, seconds = event.get("x"), event.get("told"), event.get("seconds")
-            if event.get("asked") == asked and isinstance(x, list) and len(x) == dimensions and all(map(is_number, x)):
+            point = isinstance(x, list) and len(x) == dimensions and all(map(is_number, x))
+            timed = seconds is None or is_number(seconds)
+            if event.get("asked") == asked and point:
                 open_.add(asked)
                 asked += 1
                 return True
-            timed = seconds is None or is_number(seconds)
+            if event.get("added") == asked and point and timed and is_outcome(event):
+                asked += 1
+                return True
             if isinstance(told, int) and told in open_ and timed and is_outcome(event):
                 open_.remove(told)
                 return True

@@ -6,11 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import numpy as np
+
 from l2o.errors import UserError
 from l2o.interop.proposals import Named, source
-from l2o.interop.search import real_number, whole_number
+from l2o.interop.search import listed, real_number, whole_number
 from l2o.interop.studylog import StudyLog, assignment
-from l2o.interop.suggester import Suggester
+from l2o.interop.suggester import Asked, Step, Suggester, Told
+from l2o.interop.view import NamedView
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.policy import Policy, Prediction
 from l2o.optformer.prompt import prompt
@@ -67,6 +70,8 @@ class Study:
       budget: evaluations that are planned, for optimizers that plan; an optformer does not.
       earlier: finished studies of the same space, as `Study` or `Record`, that an optformer reads before this one. They
         are read as they are now, and are not kept in the file.
+      guesses: assignments of the space to suggest first.
+      known: pairs of an assignment and its value, from evaluations made before. They are the first trials.
       path: a file that gets everything as it comes, and from which the same call goes on after a kill as if there had
         been none. Whatever `observe` or `fail` was told is on the disk when they return. Trials that were suggested
         without an answer are suggested again first.
@@ -97,6 +102,8 @@ class Study:
         seed: int = 0,
         budget: int = 100,
         earlier: "Sequence[Study | Record]" = (),
+        guesses: Iterable[Mapping[str, Any]] = (),
+        known: Iterable[tuple[Mapping[str, Any], Any]] = (),
         path: str | Path | None = None,
     ):
         self.space = _space(space)
@@ -114,17 +121,34 @@ class Study:
             self._policy = Policy(self._source.loaded)
             prompt(self._about)  # refuses too many parameters
         else:
-            self._suggester = Suggester(self._source, self.space, goal, budget, self._seed)
+            self._suggester = Suggester(self._source, NamedView(self.space, self._seed), budget, self._seed)
         self._earlier = self._records(earlier)
+        self._guesses = [assignment(self.space, guess) for guess in listed("guesses", guesses)]
+        self._known = [self._pair(i, pair) for i, pair in enumerate(listed("known", known))]
         self._trials: list[StudyTrial] = []
-        self._events: list[dict[str, Any]] = []
+        self._steps: list[Step] = []
+        self._guessed = 0
         self._log = None if path is None else StudyLog(path, self._header(budget), self.space)
         for event in self._log.events if self._log else ():
             self._happened(event)
         self._again = list(self._trials)  # those of a run that was killed before it knew their values
+        try:
+            for parameters, value in self._known[len(self._trials) :]:  # they come first, so what is there has them
+                self.observe(parameters, value)
+        except BaseException:
+            self.close()
+            raise
+
+    def _pair(self, i: int, pair: Any) -> tuple[dict[str, Any], float]:
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
+            raise UserError(f"known[{i}] is {pair!r:.80}: expected a pair of an assignment and its value")
+        return assignment(self.space, pair[0]), real_number(pair[1])
 
     def _header(self, budget: int) -> dict[str, Any]:
-        return {
+        own = {"guesses": self._guesses} if self._guesses else {}
+        if self._known:
+            own["known"] = [[p, value if math.isfinite(value) else None] for p, value in self._known]
+        return own | {
             "space": [{"name": name, **fields} for name, fields in self.space.to_dict().items()],
             "name": self.name,
             "metric": self.metric,
@@ -156,13 +180,21 @@ class Study:
     def _happened(self, event: dict[str, Any]) -> None:
         """All that changes a study; the same for what happens and for what is read from its file."""
         if "asked" in event:
-            self._trials += [StudyTrial(n, p) for n, p in enumerate(event["parameters"], event["asked"])]
-        elif "added" in event:
-            self._trials.append(StudyTrial(event["added"], event["parameters"], event["value"], event["error"]))
+            own, number = event.get("guess", False), event["asked"]
+            self._guessed += own
+            self._trials += [StudyTrial(n, p) for n, p in enumerate(event["parameters"], number)]
+            self._steps.append(Asked(number, event["parameters"], own))
+            return
+        if "added" in event:
+            number, parameters = event["added"], event["parameters"]
+            self._trials.append(StudyTrial(number, parameters))
+            self._steps.append(Asked(number, [parameters], own=True))
         else:
-            trial = self._trials[event["told"]]
-            trial.value, trial.error = event["value"], event["error"]
-        self._events.append(event)
+            number = event["told"]
+        trial = self._trials[number]
+        trial.value, trial.error = event["value"], event["error"]
+        sign = -1.0 if self.goal == "maximize" else 1.0
+        self._steps.append(Told(number, math.nan if trial.value is None else sign * trial.value))
 
     @overload
     def suggest(self, count: Literal[1] = 1) -> StudyTrial: ...
@@ -181,6 +213,7 @@ class Study:
 
         Raises:
           RuntimeError: the optimizer proposed something that is not finite.
+          UserError: the file cannot be written. Nothing has changed then, and the same trial comes when it can.
         """
         count = whole_number("count", count, 1, 10_000)
         waiting = [trial for trial in self._again if trial.state == "pending"]
@@ -190,25 +223,38 @@ class Study:
 
     def _new(self, count: int) -> list[StudyTrial]:
         number = len(self._trials)
-        if count <= 0:
-            return []
-        if self._policy is not None:
-            found = self._policy.suggest(self.record, count, seed=self._seed, earlier=self._earlier)
-        else:
-            found = self._suggester.suggest(self._events, number, count)
-        self._write({"asked": number, "parameters": found})
+        guesses = self._guesses[self._guessed :][: max(count, 0)]
+        if guesses:
+            self._write({"asked": number, "parameters": guesses, "guess": True})
+        count -= len(guesses)
+        if count > 0:
+            self._propose(count)
         return self._trials[number:]
 
-    def observe(self, trial: StudyTrial | Mapping[str, Any], value: Any) -> None:
-        """Say what the evaluation of a trial gave.
+    def _propose(self, count: int) -> None:
+        number = len(self._trials)
+        if self._policy is not None:
+            found = self._policy.suggest(self.record, count, seed=self._seed, earlier=self._earlier)
+            self._write({"asked": number, "parameters": found})
+            return
+        found = self._suggester.suggest(self._steps, number, count)
+        try:
+            self._write({"asked": number, "parameters": found})
+        except BaseException:
+            self._suggester.forget()
+            raise
+
+    def observe(self, trial: StudyTrial | int | Mapping[str, Any], value: Any) -> None:
+        """Say what the evaluation of a trial gave. With a file, it is on the disk when this returns.
 
         Args:
-          trial: what `suggest` returned; or, for an optformer, any assignment of the space, which becomes a new trial.
-            Other optimizers can be told of their own suggestions alone.
+          trial: what `suggest` returned, or a copy of it from another process, or its number; or any assignment of the
+            space, whose value is known from elsewhere and which becomes a trial of its own.
           value: of the metric; a real number. NaN or an infinity says that the evaluation failed.
 
         Raises:
-          UserError: the value is not a real number, the trial has an outcome already, or it is of another study.
+          UserError: the value is not a real number, the trial has an outcome already, or it is of another study; or the
+            file cannot be written, and then nothing has changed.
         """
         value = real_number(value)
         if math.isfinite(value):
@@ -216,30 +262,37 @@ class Study:
         else:
             self._close("observe", trial, None, f"the value is {value}")
 
-    def fail(self, trial: StudyTrial | Mapping[str, Any], error: object = "the evaluation failed") -> None:
+    def fail(self, trial: StudyTrial | int | Mapping[str, Any], error: object = "the evaluation failed") -> None:
         """Say that the evaluation of a trial failed, and perhaps why.
 
         Raises:
-          UserError: the trial has an outcome already, or it is of another study.
+          UserError: the trial has an outcome already, or it is of another study; or the file cannot be written.
         """
         self._close("fail", trial, None, str(error))
 
     def _close(self, what: str, trial: Any, value: float | None, error: str | None) -> None:
         outcome = {"value": value, "error": error}
         if isinstance(trial, Mapping):
-            if self._policy is None:
-                raise UserError(
-                    f"{self._source.name} can be told of its own suggestions alone: an optimizer of kind 'optformer' "
-                    f"takes any parameters"
-                )
             parameters = assignment(self.space, trial)
             self._write({"added": len(self._trials), "parameters": parameters, **outcome})
             return
-        if not isinstance(trial, StudyTrial) or self._trials[trial.number : trial.number + 1] != [trial]:
-            raise UserError(f"{what} takes a trial that this study suggested, found {trial!r:.80}")
+        trial = self._own(what, trial)
         if trial.state != "pending":
             raise UserError(f"{what}: trial {trial.number} is {trial.state} already, expected one that is pending")
         self._write({"told": trial.number, **outcome})
+
+    def _own(self, what: str, trial: Any) -> StudyTrial:
+        """The trial that is meant."""
+        whole = isinstance(trial, int | np.integer) and not isinstance(trial, bool)
+        if not whole and not isinstance(trial, StudyTrial):
+            raise UserError(f"{what} takes a trial that this study suggested, found {trial!r:.80}")
+        number = int(trial) if whole else trial.number
+        if not 0 <= number < len(self._trials):
+            raise UserError(f"{what}: there is no trial {number}, expected a number below {len(self._trials)}")
+        found = self._trials[number]
+        if not whole and trial.parameters != found.parameters:
+            raise UserError(f"{what} takes a trial that this study suggested, found {trial!r:.80}")
+        return found
 
     @property
     def best(self) -> StudyTrial | None:

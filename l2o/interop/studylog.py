@@ -1,9 +1,9 @@
 """The file of a study, from which the same study goes on.
 
 Events, in the order in which they happened: `{"asked": 0, "parameters": [{...}, ...]}` for the trials that were
-suggested together, from number 0 on; `{"told": 0, "value": 0.93, "error": null}`, with an error in place of a value
-where the evaluation failed; and `{"added": 7, "parameters": {...}, "value": ..., "error": ...}` for a trial that nobody
-suggested.
+suggested together, from number 0 on, with `"guess": true` where a person chose them;
+`{"told": 0, "value": 0.93, "error": null}`, with an error in place of a value where the evaluation failed; and
+`{"added": 7, "parameters": {...}, "value": ..., "error": ...}` for a trial that nobody suggested.
 """
 
 from collections.abc import Callable

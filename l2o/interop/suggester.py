@@ -1,44 +1,67 @@
-"""Suggestions of any black-box optimizer for a study of named parameters."""
+"""Suggestions of any black-box optimizer to somebody who owns the loop, from the steps of the run so far."""
 
-import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from l2o.interop.proposals import Proposer, Source, Ticket
-from l2o.searchspace import SearchSpace
+from l2o.interop.view import View
+
+
+class Asked(NamedTuple):
+    """Trials were suggested together.
+
+    Attributes:
+      number: of the first one.
+      assignments: what is evaluated in each.
+      own: whether a person chose them, and not the optimizer.
+    """
+
+    number: int
+    assignments: Sequence[Any]
+    own: bool = False
+
+
+class Told(NamedTuple):
+    """A trial got a value to minimise; NaN where it failed."""
+
+    number: int
+    value: float
+
+
+Step = Asked | Told
 
 
 class Suggester:
-    """What an optimizer would try next, from where the events of a study have left it.
+    """What an optimizer would try next, from where the steps of a run have left it.
+
+    It depends on the steps alone, however they came about: as they happened, or read from a file. So what fails before
+    it has become a step changes nothing.
 
     Args:
       source: the optimizer.
-      space: of the study.
-      goal: "minimize" or "maximize".
+      view: how it sees the space.
       budget: evaluations that are planned.
       seed: of all randomness.
-
-    Raises:
-      UserError: single precision cannot hold the space.
     """
 
-    def __init__(self, source: Source, space: SearchSpace, goal: str, budget: int, seed: int):
-        self._space = space
-        self._arguments = source, space.space, budget, seed
-        self._sign = -1 if goal == "maximize" else 1
-        self._forget()
+    def __init__(self, source: Source, view: View, budget: int, seed: int):
+        self._view = view
+        self._arguments = source, view.space, budget, seed
+        self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
+        """Begin again from the steps. To be called when a suggestion could not become a step."""
         self._proposer: Proposer | None = None
         self._tickets: dict[int, Ticket] = {}
         self._replayed = 0
 
-    def suggest(self, events: list[dict[str, Any]], number: int, count: int) -> list[dict[str, Any]]:
+    def suggest(self, steps: Sequence[Step], number: int, count: int) -> list[Any]:
         """Assignments for new trials.
 
         Args:
-          events: all of the study, as `l2o.interop.studylog` says; those of earlier calls come first.
+          steps: all of the run; those of earlier calls come first.
           number: of the first new trial.
           count: of new trials.
 
@@ -47,28 +70,31 @@ class Suggester:
           UserError: it does not take such spaces.
         """
         try:
-            if self._proposer is None:  # late, so that nothing is compiled for a finished study
+            if self._proposer is None:  # late, so that nothing is compiled for a finished run
                 self._proposer = Proposer(*self._arguments)
-            for event in events[self._replayed :]:
-                self._replay(self._proposer, event)
-            self._replayed = len(events)
+            for step in steps[self._replayed :]:
+                self._replay(self._proposer, step)
+            self._replayed = len(steps)
             tickets = [self._ticket(self._proposer, n) for n in range(number, number + count)]
-        except BaseException:  # after Ctrl-C, too, it is made again from the events
-            self._forget()
+        except BaseException:  # after Ctrl-C, too
+            self.forget()
             raise
-        return [self._space.from_point(ticket.x) for ticket in tickets]
+        return [self._view.assignment(ticket.x, n) for n, ticket in enumerate(tickets, number)]
 
     def _ticket(self, proposer: Proposer, number: int) -> Ticket:
         if number not in self._tickets:
             self._tickets[number] = proposer.propose()
         return self._tickets[number]
 
-    def _replay(self, proposer: Proposer, event: dict[str, Any]) -> None:
-        if "told" in event:
-            value = math.nan if event["value"] is None else self._sign * event["value"]
-            proposer.tell(self._tickets.pop(event["told"]), value)
+    def _replay(self, proposer: Proposer, step: Step) -> None:
+        if isinstance(step, Told):
+            proposer.tell(self._tickets.pop(step.number), step.value)
             return
-        for number, parameters in enumerate(event["parameters"], event["asked"]):
-            ticket, x = self._ticket(proposer, number), self._space.to_point(parameters)
-            if not np.array_equal(x, ticket.x):  # from another machine: what was evaluated counts
-                proposer.replace(ticket, x)
+        for number, assignment in enumerate(step.assignments, step.number):
+            if step.own:
+                self._tickets[number] = proposer.place(self._view.point(assignment))
+                continue
+            ticket, evaluated = self._ticket(proposer, number), self._view.point(assignment)
+            proposed = self._view.point(self._view.assignment(ticket.x, number))
+            if not np.array_equal(proposed, evaluated):  # from another machine: what was evaluated counts
+                proposer.replace(ticket, evaluated)

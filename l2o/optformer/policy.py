@@ -7,6 +7,7 @@ studies, whose trials may come from anywhere and in any order.
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -17,6 +18,7 @@ from jaxtyping import Float
 
 from l2o.artifact import Loaded
 from l2o.errors import UserError
+from l2o.interop.view import NamedView
 from l2o.optformer.choice import choose
 from l2o.optformer.decoding import Study, begin, predict, value_probabilities
 from l2o.optformer.optformer import OptFormerConfig
@@ -25,7 +27,7 @@ from l2o.optformer.record import Record
 from l2o.space import Space
 
 STEP = 64  # lengths of metadata are rounded up to a multiple of this, so that few programs are compiled
-GREATEST = 1e36  # a value less the least one; ten times that is a number in single precision, too
+GREATEST = 1e36  # of values that are read; ten times that is a number in single precision, too
 DRAWS = 32  # attempts at a suggestion that is different from others
 
 
@@ -66,8 +68,9 @@ class _History(NamedTuple):
       seen: tokens of the study's own trials, of the same shape but for values.
       valid: which of these count.
       share: values of these in the unit interval, +inf of those in progress and failed.
-      scale: of the study's own values, less `least`.
+      scale: of the study's own values, as `_narrow` has them.
       least: of these, minimised.
+      unit: of these.
     """
 
     tokens: np.ndarray
@@ -77,6 +80,7 @@ class _History(NamedTuple):
     share: np.ndarray
     scale: Range
     least: float
+    unit: float
 
 
 class Policy:
@@ -163,7 +167,7 @@ class Policy:
         padded = np.concatenate([points, np.repeat(points[:1], -len(points) % STEP, 0)])
         found = np.asarray(self._predict(self.theta, *about, history.tokens, history.used, padded))[: len(points)]
         edges = np.asarray(history.scale.value(jnp.linspace(0.0, 1.0, self.config.bins + 1)), np.float64)
-        edges, flip = edges + history.least, record.goal == "maximize"
+        edges, flip = edges * history.unit + history.least, record.goal == "maximize"
         predictions = []
         for row in found.astype(np.float64):
             shares = row[:-1] / max(row[:-1].sum(), np.finfo(np.float64).tiny)
@@ -177,7 +181,7 @@ class Policy:
         """The metadata, padded, and the space."""
         named = dataclasses.replace(record, algorithm=self.config.algorithm, trials=())
         short = prompt(named)
-        return prompt(named, -(-short.token.size // STEP) * STEP), record.space.space
+        return prompt(named, -(-short.token.size // STEP) * STEP), NamedView(record.space).space
 
     def _before(self, record: Record, earlier: Sequence[Record]) -> list[list[int]]:
         """Tokens of the trials of earlier studies."""
@@ -190,7 +194,8 @@ class Policy:
             other = dataclasses.replace(other, space=record.space)  # the same parameters may be in another order
             share = room // len(earlier) + (i < room % len(earlier))
             points, values = self._done(other)
-            tokens = np.asarray(_scale(values).tokens(_less(values), self.config.vocabulary))
+            narrow, _, _ = _narrow(values)
+            tokens = np.asarray(_range(narrow).tokens(narrow, self.config.vocabulary))
             rows += [[*points[j], int(tokens[j])] for j in _kept(values, share)]
         return rows
 
@@ -205,8 +210,9 @@ class Policy:
     def _history(self, record: Record, before: list[list[int]], taken: list[list[int]]) -> _History:
         c, d = self.config, len(record.space)
         points, values = self._done(record)
-        scale, less = _scale(values), _less(values)
-        tokens = np.asarray(scale.tokens(less, c.vocabulary))
+        narrow, least, unit = _narrow(values)
+        scale = _range(narrow)
+        tokens = np.asarray(scale.tokens(narrow, c.vocabulary))
         kept = _kept(values, c.max_trials - len(before))
         own = [[*points[j], int(tokens[j])] for j in kept]
         rows = [*before, *own, *([*row, c.vocabulary.pending] for row in taken[-c.max_pending :])]
@@ -214,26 +220,27 @@ class Policy:
         grid[: len(rows)] = np.array(rows, np.int32).reshape(-1, d + 1)
         valid = (np.arange(len(grid)) >= len(before)) & (np.arange(len(grid)) < len(rows))
         finite = np.isfinite(values)
-        shares = np.where(finite, np.asarray(scale.share(less))[: values.size], np.inf)
+        shares = np.where(finite, np.asarray(scale.share(narrow))[: values.size], np.inf)
         share = np.full(len(grid), np.inf, np.float32)
         share[len(before) : len(before) + len(own)] = shares[kept]
-        least = float(np.min(values[finite])) if finite.any() else 0.0
-        return _History(grid, len(rows), grid[:, :d], valid, share, scale, least)
+        return _History(grid, len(rows), grid[:, :d], valid, share, scale, least, unit)
 
 
-def _less(values: np.ndarray) -> jax.Array:
-    """Values less the least one, so that single precision does, and no more than it holds."""
-    finite = np.isfinite(values)
-    least = np.min(values[finite]) if finite.any() else 0.0
+def _narrow(values: np.ndarray) -> tuple[jax.Array, float, float]:
+    """Values in single precision, less the least one and in units of their median's distance from it; and both.
+
+    What is too far away for single precision becomes `GREATEST`.
+    """
+    finite = values[np.isfinite(values)]
     padded = np.full(-(-max(values.size, 1) // STEP) * STEP, np.nan)
+    least, unit = float(np.min(finite)) if finite.size else 0.0, 1.0
     with np.errstate(over="ignore"):
-        padded[: values.size] = np.where(finite, np.minimum(values - least, GREATEST), values)
-    return jnp.asarray(padded, jnp.float32)
-
-
-def _scale(values: np.ndarray) -> Range:
-    less = _less(values)
-    return _range(less)
+        above = np.minimum(values - least, sys.float_info.max)
+        apart = np.sort(above[np.isfinite(values) & (above > 0)])
+        if apart.size:
+            unit = float(apart[(apart.size - 1) // 2])
+        padded[: values.size] = np.where(np.isfinite(values), np.minimum(above / unit, GREATEST), values)
+    return jnp.asarray(padded, jnp.float32), least, unit
 
 
 _range = jax.jit(lambda less: Range.of(less, jnp.isfinite(less)))
