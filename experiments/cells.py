@@ -1,5 +1,6 @@
 """What studies of many cells share: a directory that a killed study goes on in, and a file for each piece of work."""
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from experiments.config import BlackBox, Grid, Imitation, Population, Prediction, Tuning
 from experiments.run import claim
 from l2o.errors import UserError
-from l2o.files import write_whole
+from l2o.files import write_whole, writing
 from meta.checkpoints import difference
 
 AnyCells = Grid | BlackBox | Population | Imitation | Prediction | Tuning
@@ -30,7 +31,8 @@ def begin(study: AnyCells, out: Path, resume: bool) -> Path:
     else:
         claim(out, "choose another --out, or --resume the study in it")
     write_whole(out / "config.toml", study.toml())
-    (out / "cells").mkdir(exist_ok=True)
+    with writing(out):
+        (out / "cells").mkdir(exist_ok=True)
     return out / "cells"
 
 
@@ -41,8 +43,8 @@ def _identity(study: AnyCells) -> dict[str, Any]:
 
 def save(path: Path, **arrays: np.ndarray) -> None:
     """Write a piece, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
-    part.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
+    write_whole(path, buffer.getvalue())

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import io
 import math
 import warnings
 from collections.abc import Collection
@@ -33,6 +34,13 @@ pre { background: #f6f8fa; padding: .8rem; overflow-x: auto; font-size: .85rem; 
 def number(value: float | None) -> str:
     """Four significant digits; "diverged" for what is not finite."""
     return f"{value:.4g}" if value is not None and math.isfinite(value) else "diverged"
+
+
+def save_figure(figure: Any, path: Path, dpi: int) -> None:
+    """Write a figure as a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    write_whole(path, buffer.getvalue())
 
 
 def page(title: str, body: str) -> str:
@@ -95,7 +103,7 @@ def training(out: Path, experiment: Any, result: Result) -> None:
     finals = [r[name] for r in checked for name in parts if r[name] is not None]
     if finals and min(finals) > 0 and not imitates:
         final_axes.set_yscale("log")
-    figure.savefig(out / "curves.png", dpi=130)
+    save_figure(figure, out / "curves.png", dpi=130)
     plt.close(figure)
     facts = table(
         ["", ""],
@@ -198,7 +206,7 @@ def study(out: Path, results: dict[str, Any]) -> None:
     axes.legend(fontsize=9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # log axes warn about curves that diverged everywhere
-        figure.savefig(out / "curves.png", dpi=130)
+        save_figure(figure, out / "curves.png", dpi=130)
     plt.close(figure)
 
     header, rows = summary(results)
@@ -261,7 +269,7 @@ def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[di
     axes.set_xticks(range(len(cells)), [cell.name for cell in cells], rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     figure.colorbar(drawn, label=f"log10 of final loss / {results['reference']}")
-    figure.savefig(out / "heatmap.png", dpi=110)
+    save_figure(figure, out / "heatmap.png", dpi=110)
     plt.close(figure)
 
     _profile_figure(out, results["columns"])
@@ -283,7 +291,7 @@ def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[di
         axes.set(yscale="log", title=cell.name)
         axes.title.set_fontsize(9)
     figure.axes[0].legend(fontsize=6)
-    figure.savefig(out / "curves.png", dpi=80)
+    save_figure(figure, out / "curves.png", dpi=80)
     plt.close(figure)
 
     header, body_rows = grid_table(results)
@@ -352,7 +360,7 @@ def _profile_figure(out: Path, columns: list[dict[str, Any]]) -> None:
         axes.minorticks_off()
     figure.axes[0].set_ylabel("share of workloads")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
-    figure.savefig(out / "profile.png", dpi=110)
+    save_figure(figure, out / "profile.png", dpi=110)
     plt.close(figure)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.progress import duration
-from experiments.report import figure_of, image, page, table, verdict
+from experiments.report import figure_of, image, page, save_figure, table, verdict
 from l2o.files import write_whole
 
 ACROSS = 3  # panels of the figure
@@ -183,7 +183,7 @@ def _curves(out: Path, results: dict[str, Any]) -> None:
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # log axes warn about curves that failed everywhere
-        figure.savefig(out / "curves.png", dpi=100)
+        save_figure(figure, out / "curves.png", dpi=100)
     plt.close(figure)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.progress import duration
-from experiments.report import figure_of, image, page, table
+from experiments.report import figure_of, image, page, save_figure, table
 from l2o.files import write_whole
 
 ACROSS = 4  # panels of the figure of best values
@@ -197,7 +197,7 @@ def _curves(path: Path, results: dict[str, Any], name: str) -> None:
     places[0].set(yscale="log", ylim=(LOWEST, 3), ylabel="best value so far")
     places[0].legend(fontsize=9)
     figure.supxlabel("trials", fontsize=10)
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, dpi=100)
     plt.close(figure)
 
 
@@ -221,7 +221,7 @@ def _pictures(path: Path, results: dict[str, Any], name: str) -> None:
         axes.set_ylabel(corner, fontsize=9)
     for axes in places[len(found) :]:
         axes.set_axis_off()
-    figure.savefig(path, dpi=90)
+    save_figure(figure, path, dpi=90)
     plt.close(figure)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.progress import duration
-from experiments.report import figure_of, image, page, table
+from experiments.report import figure_of, image, page, save_figure, table
 from experiments.report_blackbox import seconds_shown
 from l2o.files import write_whole
 
@@ -136,7 +136,7 @@ def _ecdf(out: Path, results: dict[str, Any]) -> str:
         axes.set(xscale="log", ylim=(0, 1), title=title, xlabel="evaluations / dimension")
     places[0].set_ylabel("share of functions, targets and runs")
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    figure.savefig(out / "ecdf.png", dpi=100)
+    save_figure(figure, out / "ecdf.png", dpi=100)
     plt.close(figure)
     return image(out / "ecdf.png", "runtime distributions")
 
@@ -162,7 +162,7 @@ def _heatmap(out: Path, results: dict[str, Any]) -> str:
     label = "log10 of the median final regret" if regrets else "mean rank"
     held = " (* held out)" if study["trained"]["functions"] or study["trained"]["dimensions"] else ""
     figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label=label + held)
-    figure.savefig(out / "heatmap.png", dpi=100)
+    save_figure(figure, out / "heatmap.png", dpi=100)
     plt.close(figure)
     return image(out / "heatmap.png", "cell by cell")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.progress import duration
-from experiments.report import figure_of, image, page, table
+from experiments.report import figure_of, image, page, save_figure, table
 from l2o.files import write_whole
 
 NAMES = {"model": "told the algorithm", "unknown": "not told", "gp": "Gaussian process", "truncated": "truncated GP"}
@@ -142,7 +142,7 @@ def _figure(path: Path, columns: dict[str, Any]) -> None:
     histogram.set(xlabel="probability integral transform", ylabel="density", ylim=(0, None))
     distribution.set(xlabel="probability integral transform", ylabel="share below")
     density.legend(fontsize=9)
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, dpi=100)
     plt.close(figure)
 
 

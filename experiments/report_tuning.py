@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.progress import duration
-from experiments.report import figure_of, image, page, table
+from experiments.report import figure_of, image, page, save_figure, table
 from experiments.tuning_tasks import SAMPLES
 from l2o.files import write_whole
 
@@ -168,7 +168,7 @@ def _curves(path: Path, results: dict[str, Any]) -> None:
         _logarithmic(axes, [v for column in found["columns"].values() for v in column["curve"]["mean"]])
     places[0].set_ylabel("best value so far")
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
-    figure.savefig(path, dpi=100)
+    save_figure(figure, path, dpi=100)
     plt.close(figure)
 
 

@@ -1,13 +1,55 @@
 """Small guards around the file system."""
 
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from l2o.errors import UserError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What is done inside writes a path: where the disk refuses, a person is told so in one sentence.
+
+    Raises:
+      UserError: in place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def write_whole(path: Path, data: str | bytes) -> None:
-    """Write a file whole or not at all; a kill leaves at most a hidden `.part` file beside it."""
+    """Write a file whole or not at all, on the disk when this returns.
+
+    A kill leaves at most a hidden `.part` file beside it.
+
+    Raises:
+      UserError: it cannot be written; what was there is there still.
+    """
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data.encode() if isinstance(data, str) else data)
-    temporary.replace(path)
+    with writing(path):
+        with open(temporary, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        keep_entry(path.parent)
+
+
+def keep_entry(folder: Path) -> None:
+    """A new file outlives a power cut only when its folder is on the disk too."""
+    if sys.platform != "win32":
+        entry = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(entry)
+        except OSError:  # a file system that cannot
+            pass
+        finally:
+            os.close(entry)
 
 
 def exists(path: Path) -> bool:

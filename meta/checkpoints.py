@@ -1,7 +1,12 @@
 """What a training leaves on disk while it runs: rows of metrics, and checkpoints to resume from."""
 
+import contextlib
 import json
+import logging
 import math
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +16,7 @@ import numpy as np
 
 from l2o.core import Theta
 from l2o.errors import UserError
-from l2o.files import write_whole
+from l2o.files import write_whole, writing
 from meta import parallel
 
 
@@ -39,8 +44,8 @@ class Metrics:
     def append(self, row: dict[str, Any]) -> None:
         if not parallel.writes():
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        with writing(self.path), self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite) + "\n")
 
 
@@ -65,10 +70,11 @@ class Checkpoints:
     def __init__(self, directory: Path, identity: dict[str, Any]) -> None:
         import orbax.checkpoint as ocp
 
-        self._args, self._identity, self._manager = ocp.args, identity, None
+        self._args, self._identity, self._directory, self._manager = ocp.args, identity, directory, None
         if not parallel.writes():
             return
-        directory.mkdir(parents=True, exist_ok=True)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         alone = {0} if jax.process_count() > 1 else None
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, enable_async_checkpointing=False, create=False,
@@ -95,7 +101,13 @@ class Checkpoints:
             best=self._args.StandardSave(_filled(best)),
             record=self._args.JsonSave({"identity": self._identity, **asdict(record), "best_score": score}),
         )
-        self._manager.save(step, args=args, force=True)
+        with _quiet():
+            try:
+                self._manager.save(step, args=args, force=True)
+            except (OSError, ValueError) as error:  # the latter is tensorstore's word for what the system says
+                code = re.search(r"os_error_code='(\d+)'", str(error))
+                reason = os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or str(error)
+                raise UserError(f"{self._directory}: no checkpoint could be written at step {step}: {reason}") from None
 
     def restore(self, state: Any, best: Theta) -> tuple[Any, Theta, Record] | None:
         record = parallel.agree(self._record)
@@ -124,6 +136,18 @@ class Checkpoints:
         restored = self._manager.restore(self._manager.latest_step(), args=self._args.Composite(**args))
         found = jax.tree.map(np.asarray, (restored["state"], restored["best"]))
         return jax.tree.map(lambda like, a: a if like.size else like, (state, best), found)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Orbax's own words on what it raises."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _filled(tree: Any) -> Any:

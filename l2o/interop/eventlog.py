@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from l2o.errors import UserError
+from l2o.files import keep_entry
 
 if sys.platform != "win32":  # there, two processes on one log are not noticed
     import fcntl
@@ -76,7 +77,7 @@ class EventLog:
         if not data or (b"\n" not in data and first.encode().startswith(data)):  # new, or killed in the first line
             self._size = 0
             self._append(first)
-            _keep_entry(self.path.parent)
+            keep_entry(self.path.parent)
             return []
         lines = data.splitlines(keepends=True)
         header = json.loads(first)
@@ -174,15 +175,3 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 def _text(value: Any) -> str:
     """What tells true from 1, and 1 from 1.0."""
     return json.dumps(value, sort_keys=True)
-
-
-def _keep_entry(folder: Path) -> None:
-    """A new file outlives a power cut only when its folder is on the disk too."""
-    if sys.platform != "win32":
-        entry = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(entry)
-        except OSError:  # a file system that cannot
-            pass
-        finally:
-            os.close(entry)
