@@ -76,8 +76,8 @@ def lstm(config: LSTMConfig) -> LearnedOptimizer:
 
     def zeros(vector: Float[Array, "n"]) -> State:
         dtype = jnp.bfloat16 if config.state_dtype == "bfloat16" else vector.dtype
-        start = jnp.zeros((config.hidden, vector.size), dtype)
-        return tuple((start, start) for _ in range(config.layers))
+        shape = (config.hidden, vector.size)
+        return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers))
 
     def init(key) -> Theta:
         return transformed.init(key, jnp.zeros(1), zeros(jnp.zeros(1)))

@@ -71,9 +71,11 @@ def rnnprop(config: RNNpropConfig) -> LearnedOptimizer:
     transformed = hk.without_apply_rng(hk.transform(network))
 
     def zeros(vector: Float[Array, "n"]) -> RNNpropState:
-        hidden = jnp.zeros((config.hidden, vector.size), vector.dtype)
-        nothing = jnp.zeros_like(vector)
-        return RNNpropState(nothing, nothing, ((hidden, hidden),) * config.layers, jnp.zeros((), jnp.int32))
+        def nothing(*rows: int) -> Array:
+            return jnp.zeros((*rows, vector.size), vector.dtype)
+
+        layers = tuple((nothing(config.hidden), nothing(config.hidden)) for _ in range(config.layers))
+        return RNNpropState(nothing(), nothing(), layers, jnp.zeros((), jnp.int32))
 
     def init(key) -> Theta:
         return transformed.init(key, jnp.zeros((2, 1)), zeros(jnp.zeros(1)).layers)
