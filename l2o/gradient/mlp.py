@@ -60,12 +60,15 @@ class MLPConfig(OptimizerConfig):
 
 
 class MLPState(NamedTuple):
-    """n counts the coordinates of all tensors together, L the tensors.
+    """n counts the coordinates of all tensors together, L the tensors, r and c the rows and columns of all matrices.
+
+    The structure is the same for any parameters, and no leaf mirrors them.
 
     Attributes:
       m: momenta at three decays, [3, n].
       v: second moments at two decays, [2, n].
-      factored: means of squared gradients over rows and over columns, for each matrix.
+      rows: means of squared gradients over the rows of the matrices, [r].
+      columns: over their columns, [c].
       scale: root mean square of each tensor at the start, [L].
       losses: moving averages of the loss at three decays, [3].
       first: the first loss.
@@ -74,7 +77,8 @@ class MLPState(NamedTuple):
 
     m: Float[Array, "3 n"]
     v: Float[Array, "2 n"]
-    factored: tuple[Any, ...]
+    rows: Float[Array, "r"]
+    columns: Float[Array, "c"]
     scale: Float[Array, "L"]
     losses: Float[Array, "3"]
     first: Float[Array, ""]
@@ -93,6 +97,13 @@ class Layout:
     def pieces(self, x: Float[Array, "*k n"]) -> list[Float[Array, "*k size"]]:
         """The part of each tensor."""
         return [x[..., start:stop] for start, stop in self.bounds]
+
+    def factors(
+        self, rows: Float[Array, "r"], columns: Float[Array, "c"]
+    ) -> list[tuple[Float[Array, "a"], Float[Array, "b"]]]:
+        """The rows and the columns of each tensor, none where it is not a matrix."""
+        ends = np.cumsum([(0, 0), *((s or (0, 0)) for s in self.shapes)], axis=0).tolist()
+        return [(rows[a:c], columns[b:d]) for (a, b), (c, d) in itertools.pairwise(ends)]
 
     def spread(self, x: Float[Array, "*k L"]) -> Float[Array, "*k n"]:
         """A number per tensor, repeated for each of its coordinates."""
@@ -173,10 +184,10 @@ def mlp(config: MLPConfig) -> LearnedOptimizer:
         whole = jnp.sqrt(jnp.mean(x**2)) if x.size else jnp.zeros((), x.dtype)
         # a bias starts at zero: it is measured by the rest of the model
         scale = jnp.where(rms > 0, rms, jnp.where(whole > 0, whole, 1.0))
-        factored = tuple((jnp.zeros(s[0], x.dtype), jnp.zeros(s[1], x.dtype)) if s else () for s in layout.shapes)
+        rows, columns = (jnp.zeros(sum(s[axis] for s in layout.shapes if s), x.dtype) for axis in (0, 1))
         return MLPState(
-            jnp.zeros((len(MOMENTA), x.size), x.dtype), jnp.zeros((len(SQUARES), x.size), x.dtype), factored, scale,
-            jnp.zeros(len(LOSSES)), jnp.zeros(()), jnp.zeros((), jnp.int32),
+            jnp.zeros((len(MOMENTA), x.size), x.dtype), jnp.zeros((len(SQUARES), x.size), x.dtype), rows, columns,
+            scale, jnp.zeros(len(LOSSES)), jnp.zeros(()), jnp.zeros((), jnp.int32),
         )  # fmt: skip
 
     def native(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
@@ -210,19 +221,19 @@ def _observe(layout: Layout, state: MLPState, g: Float[Array, "n"], value: Any) 
     """The state after a gradient and, where it is known, a loss."""
     m = MOMENTA[:, None] * state.m + (1 - MOMENTA[:, None]) * g[None]
     v = SQUARES[:, None] * state.v + (1 - SQUARES[:, None]) * g[None] ** 2
-    decay, factored = float(SQUARES[-1]), []
-    for piece, shape, old in zip(layout.pieces(g), layout.shapes, state.factored, strict=True):
+    decay, rows, columns = float(SQUARES[-1]), [state.rows[:0]], [state.columns[:0]]
+    parts = zip(layout.pieces(g), layout.shapes, layout.factors(state.rows, state.columns), strict=True)
+    for piece, shape, (row, column) in parts:
         if shape:
             square = piece.reshape(shape) ** 2
-            rows, columns = old
-            old = (decay * rows + (1 - decay) * square.mean(1), decay * columns + (1 - decay) * square.mean(0))
-        factored.append(old)
+            rows.append(decay * row + (1 - decay) * square.mean(1))
+            columns.append(decay * column + (1 - decay) * square.mean(0))
     loss = (
         jnp.zeros(()) if value is None else jnp.nan_to_num(jnp.asarray(value, jnp.float32), posinf=1e30, neginf=-1e30)
     )
     losses = LOSSES * state.losses + (1 - LOSSES) * loss
     first = jnp.where(state.age == 0, loss, state.first)
-    return MLPState(m, v, tuple(factored), state.scale, losses, first, state.age + 1)
+    return MLPState(m, v, jnp.concatenate(rows), jnp.concatenate(columns), state.scale, losses, first, state.age + 1)
 
 
 def _directions(
@@ -234,10 +245,10 @@ def _directions(
     adam = m / slow[None]
     nesterov = MOMENTA[1] * m[1] + (1 - MOMENTA[1]) * g
     factored, prior = [], []
-    parts = zip(layout.shapes, state.factored, *map(layout.pieces, (m[1], nesterov, adam[1])), strict=True)
-    for shape, moments, momentum, ahead, direction in parts:
+    moments = layout.factors(state.rows, state.columns)
+    parts = zip(layout.shapes, moments, *map(layout.pieces, (m[1], nesterov, adam[1])), strict=True)
+    for shape, (rows, columns), momentum, ahead, direction in parts:
         if shape:
-            rows, columns = moments
             root = jnp.sqrt(rows / (rows.mean() + TINY**2))[:, None] * jnp.sqrt(columns)[None] + TINY
             factored.append((momentum.reshape(shape) / root).ravel())
             prior.append(orthogonalised(ahead.reshape(shape)).ravel())
