@@ -25,12 +25,15 @@ def coordinates(leaf: Any) -> int:
 
 
 def merge(tree: Any) -> Float[Array, "n"]:
-    """The coordinates of a pytree as one float32 vector (float64 where a leaf is float64)."""
+    """The coordinates of a pytree as one float32 vector (float64 where a leaf is float64).
+
+    Narrower leaves are read in float32, also those of eight bits or fewer, which jax does not promote by itself.
+    """
     parts = []
     for leaf in filter(_is_inexact, jax.tree.leaves(tree)):
         flat = jnp.ravel(leaf)
         parts += [flat.real, flat.imag] if _is_complex(leaf) else [flat]
-    dtype = jnp.result_type(jnp.float32, *parts)
+    dtype = jnp.result_type(jnp.float32, *(part for part in parts if part.dtype.itemsize > 4))
     return jnp.concatenate([jnp.zeros(0, dtype), *(part.astype(dtype) for part in parts)])
 
 
