@@ -87,10 +87,12 @@ class Loaded:
         """An ordinary optax transformation.
 
         Args:
-          horizon: number of steps the run will have, for optimizers that read it.
+          horizon: number of steps the run will have, for optimizers that read it; at least 1. May be traced.
 
         Raises:
           TypeError: the family does not read gradients.
+          UserError: the horizon is not a whole number, or is below 1. `tx.update` raises it for a `value` that is not
+            one number.
         """
         if self.learned.native is None:
             raise TypeError(f"a {self.config.kind!r} optimizer does not read gradients, so it has no optax form")

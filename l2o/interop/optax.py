@@ -5,9 +5,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
 from l2o.core import LearnedOptimizer, Optimizer, Theta
+from l2o.errors import UserError
 from l2o.space import X
 
 
@@ -66,9 +69,49 @@ def gradient_based(
     init: Callable[[Any], Theta],
     native: Callable[[Theta, Any], optax.GradientTransformationExtraArgs],
 ) -> LearnedOptimizer:
-    """A learned optimizer from its native form `(theta, horizon) -> optax transformation`."""
+    """A learned optimizer from its native form `(theta, horizon) -> optax transformation`.
+
+    The form that users get refuses a wrong `horizon` or `value=` with a `UserError`, whether or not the family reads
+    it, so that one optimizer can be exchanged for another.
+    """
 
     def bind(theta: Theta) -> Optimizer:
         return from_optax(lambda horizon: native(theta, horizon))
 
-    return LearnedOptimizer(init, bind, native)
+    def checked(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
+        _check_horizon(horizon)
+        tx = native(theta, horizon)
+
+        def update(updates, state, params=None, **extra):
+            value = extra.get("value")
+            if value is not None and not _is_number(value):
+                raise UserError(f"value {_found(value)}: expected one number, the loss of this step, or None")
+            return tx.update(updates, state, params, **extra)
+
+        return optax.GradientTransformationExtraArgs(tx.init, update)
+
+    return LearnedOptimizer(init, bind, checked)
+
+
+def _check_horizon(horizon: Any) -> None:
+    """What is traced has no value yet, and passes if it is one number."""
+    # a jax array may be of floats, which optax.inject_hyperparams makes of a schedule's numbers
+    kinds = (np.integer, np.floating) if isinstance(horizon, jax.Array) else (np.integer,)
+    right = horizon is None or _is_number(horizon, kinds)
+    if right and horizon is not None and not isinstance(horizon, Tracer):
+        number = float(horizon) if isinstance(horizon, jax.Array) else horizon
+        right = number >= 1 and number % 1 == 0
+    if not right:
+        raise UserError(f"horizon {_found(horizon)}: expected a whole number of steps (an int) of at least 1, or None")
+
+
+def _is_number(value: Any, kinds: tuple[Any, ...] = (np.floating, np.integer, np.bool_)) -> bool:
+    """Whether it is one number of these kinds: of Python, of numpy, or an array of shape (), traced or not."""
+    dtype = getattr(value, "dtype", type(value))
+    return getattr(value, "shape", ()) == () and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+
+
+def _found(value: Any) -> str:
+    if _is_number(value) and isinstance(value, np.ndarray | np.generic | jax.Array):
+        return f"has dtype {value.dtype}" if isinstance(value, Tracer) else f"is {value.item()!r}"
+    return f"has shape {value.shape} and dtype {value.dtype}" if getattr(value, "shape", ()) else f"is {value!r}"
