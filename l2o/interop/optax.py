@@ -114,4 +114,6 @@ def _is_number(value: Any, kinds: tuple[Any, ...] = (np.floating, np.integer, np
 def _found(value: Any) -> str:
     if _is_number(value) and isinstance(value, np.ndarray | np.generic | jax.Array):
         return f"has dtype {value.dtype}" if isinstance(value, Tracer) else f"is {value.item()!r}"
-    return f"has shape {value.shape} and dtype {value.dtype}" if getattr(value, "shape", ()) else f"is {value!r}"
+    if getattr(value, "shape", ()):
+        return f"has shape {value.shape} and dtype {value.dtype}"
+    return f"is {' '.join(repr(value).split())}"
