@@ -4,7 +4,6 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -212,32 +211,6 @@ LEAVES = {
 }
 
 
-@pytest.mark.parametrize("name", [*LEAVES, "all", "none"])
-def test_updates_have_the_shape_and_dtype_of_their_leaf(name):
-    params = LEAVES if name == "all" else {} if name == "none" else {name: LEAVES[name]}
-    state = TX.init(params)
-    update, after = TX.update(params, state, params)
-    assert jax.tree.map(lambda a: (a.shape, a.dtype), update) == jax.tree.map(lambda a: (a.shape, a.dtype), params)
-    assert all(np.isfinite(np.asarray(leaf, complex)).all() for leaf in jax.tree.leaves(update))
-    described = jax.tree.map(lambda a: (a.shape, a.dtype), (state, after))
-    assert described[0] == described[1]
-    moved = optax.apply_updates(params, update)
-    for key, leaf in params.items():
-        assert (moved[key].shape, moved[key].dtype) == (leaf.shape, leaf.dtype)
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            np.testing.assert_array_equal(moved[key], leaf)
-
-
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
-def test_low_precision_is_computed_in_single_precision(dtype):
-    sequence = gradients(3, (5,)).clip(-1e4, 1e4).astype(dtype)
-    low, state = run(list(sequence))
-    full, _ = run(list(sequence.astype(jnp.float32)))
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state))
-    for a, b in zip(low, full, strict=True):
-        np.testing.assert_array_equal(a, b.astype(dtype))
-
-
 def test_a_complex_leaf_is_two_real_ones():
     parts = gradients(3, (2, 4))
     both, _ = run([{"re": row[0], "im": row[1]} for row in parts])
@@ -270,16 +243,6 @@ def test_the_state_is_h_and_c_of_every_layer_over_all_coordinates():
     coordinates = 1 + 2 + 3 + 2 * 2 + 4
     assert jax.tree.map(jnp.shape, state) == (((5, coordinates), (5, coordinates)),) * 2
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(state))
-
-
-def test_double_precision_works():
-    with jax.enable_x64(True):
-        gradient = jnp.array([0.5, -1e-3], jnp.float64)
-        state = TX.init(gradient)
-        update, after = TX.update(gradient, state)
-        assert update.dtype == jnp.float64
-        assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves((state, after)))
-    np.testing.assert_allclose(update, TX.update(gradient.astype(np.float32), TX.init(jnp.zeros(2)))[0], rtol=1e-4)
 
 
 def test_half_the_state_changes_the_updates_by_its_rounding_alone():

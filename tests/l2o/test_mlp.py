@@ -279,41 +279,6 @@ def test_it_needs_the_parameters():
     assert "\n" not in str(error.value)
 
 
-LEAVES = {
-    "scalar": jnp.array(0.3),
-    "empty": jnp.zeros((0, 3)),
-    "integer": jnp.array([3, -4], jnp.int32),
-    "tensor": jnp.arange(12.0).reshape(2, 2, 3),
-    "bfloat16": jnp.array([[0.5, -2.0], [1.0, 3.0]], jnp.bfloat16),
-    "complex": jnp.array([[1 + 2j, -0.5j], [0.1, 2]], jnp.complex64),
-    "nested": {"a": [jnp.ones((2, 1))], "b": ()},
-}
-
-
-def described(tree):
-    return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
-
-
-@pytest.mark.parametrize("horizon", [10, None])
-@pytest.mark.parametrize("params", [LEAVES, {}, jnp.zeros(()), {"empty": jnp.zeros((0, 3))}, {"count": jnp.arange(3)}])
-def test_any_pytree_keeps_its_structure_and_dtypes(params, horizon):
-    tx = NETWORK.native(THETA, horizon)
-
-    @jax.jit
-    def twice(params):
-        state = tx.init(params)
-        update, after = tx.update(params, state, params, value=jnp.array(1.0))
-        return state, update, *tx.update(update, after, params, value=jnp.array(0.5))
-
-    state, first, second, after = twice(params)
-    assert described(first) == described(second) == described(params) and described(after) == described(state)
-    assert described(optax.apply_updates(params, first)) == described(params)
-    for leaf in jax.tree.leaves((first, second)):
-        assert np.isfinite(np.asarray(leaf, complex)).all()
-        assert np.any(np.asarray(leaf, complex) != 0) or not jnp.issubdtype(leaf.dtype, jnp.inexact) or not leaf.size
-    assert int(after.age) == 2
-
-
 # whole runs
 
 

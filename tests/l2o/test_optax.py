@@ -287,38 +287,6 @@ def steps(tx, grads, params=PARAMS, **extra):
 GRADS = [gradient(seed) for seed in range(4)]
 
 
-def test_in_a_chain():
-    chained = optax.chain(optax.clip(0.5), TX, optax.scale(0.5))
-    found, _ = steps(chained, GRADS, value=jnp.array(1.0))
-    expected, _ = steps(TX, [jax.tree.map(lambda g: jnp.clip(g, -0.5, 0.5), g) for g in GRADS])
-    assert_close(found, jax.tree.map(lambda u: 0.5 * u, expected))
-
-
-def test_extra_arguments_are_accepted_and_ignored():
-    assert isinstance(TX, optax.GradientTransformationExtraArgs)
-    expected, _ = steps(TX, GRADS)
-    assert_equal(steps(TX, GRADS, value=jnp.array(3.0), something_else=1)[0], expected)
-    update, _ = TX.update(GRADS[0], TX.init(PARAMS))
-    assert_close(update, expected[0])
-
-
-def test_masked():
-    mask = {"w": True, "b": False, "deep": [True], "empty": False}
-    found, _ = steps(optax.masked(TX, mask), GRADS)
-    part = [{"w": g["w"], "deep": g["deep"]} for g in GRADS]
-    expected, _ = steps(TX, part, params={"w": PARAMS["w"], "deep": PARAMS["deep"]})
-    for t in range(4):
-        assert_close(found[t], {**GRADS[t], **expected[t]})
-
-
-def test_multi_steps_updates_with_the_mean_gradient():
-    found, _ = steps(optax.MultiSteps(TX, every_k_schedule=2), GRADS)
-    means = [jax.tree.map(lambda a, b: (a + b) / 2, GRADS[i], GRADS[i + 1]) for i in (0, 2)]
-    expected, _ = steps(TX, means)
-    zero = jax.tree.map(jnp.zeros_like, PARAMS)
-    assert_close(found, [zero, expected[0], zero, expected[1]])
-
-
 def test_inject_hyperparams():
     tx = optax.inject_hyperparams(lambda scale: optax.chain(TX, optax.scale(scale)))(scale=0.5)
     expected, _ = steps(TX, GRADS)
@@ -329,28 +297,12 @@ def test_inject_hyperparams():
     assert_close(tx.update(GRADS[0], state, PARAMS)[0], jax.tree.map(lambda u: 2 * u, expected[0]))
 
 
-def test_apply_if_finite_skips_a_bad_gradient():
-    bad = jax.tree.map(lambda g: g * jnp.nan, GRADS[1])
-    found, _ = steps(optax.apply_if_finite(TX, max_consecutive_errors=3), [GRADS[0], bad, GRADS[2]])
-    expected, _ = steps(TX, [GRADS[0], GRADS[2]])
-    assert_close(found, [expected[0], jax.tree.map(jnp.zeros_like, PARAMS), expected[1]])
-
-
 def test_apply_if_finite_with_an_integer_leaf():
     """Its two branches must agree in dtype, so an update has the dtype of its leaf."""
     params = {"w": jnp.ones(2), "count": jnp.array([1, 2])}
     tx = optax.apply_if_finite(TX, max_consecutive_errors=3)
     update, _ = tx.update(params, tx.init(params), params)
     assert update["count"].dtype == params["count"].dtype
-
-
-def test_multi_transform_beside_another_rule():
-    labels = {"w": "learned", "b": "plain", "deep": ["learned"], "empty": "plain"}
-    found, _ = steps(optax.multi_transform({"learned": TX, "plain": optax.sgd(0.1)}, labels), GRADS)
-    masked, _ = steps(optax.masked(TX, jax.tree.map(lambda label: label == "learned", labels)), GRADS)
-    for t in range(4):
-        assert_close(found[t]["w"], masked[t]["w"])
-        assert_close(found[t]["b"], -0.1 * GRADS[t]["b"])
 
 
 def test_scan_equals_a_loop():

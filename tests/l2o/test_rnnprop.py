@@ -6,7 +6,6 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import l2o
@@ -118,29 +117,6 @@ def test_permuting_the_coordinates_permutes_the_update():
     for a, b in zip(plain, permuted, strict=True):
         np.testing.assert_allclose(a[order], b, rtol=1e-5, atol=1e-7)
     assert np.unique(np.asarray(plain[-1])).size == N
-
-
-LEAVES = {
-    "scalar": jnp.array(0.3),
-    "empty": jnp.zeros((0, 3)),
-    "integer": jnp.array([3, -4], jnp.int32),
-    "bfloat16": jnp.array([[0.5, -2.0]], jnp.bfloat16),
-    "complex": jnp.array([1 + 2j, -0.5j], jnp.complex64),
-    "nested": {"a": [jnp.ones((2, 1, 2))], "b": ()},
-}
-
-
-def described(tree):
-    return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
-
-
-@pytest.mark.parametrize("params", [LEAVES, {}, jnp.zeros(()), {"none": None, "empty": jnp.zeros(0)}])
-def test_any_pytree_keeps_its_structure_and_dtypes(params):
-    state = TX.init(params)
-    update, after = TX.update(params, state, params, value=jnp.array(1.0))
-    assert described(update) == described(params) and described(after) == described(state)
-    assert described(optax.apply_updates(params, update)) == described(params)
-    assert all(np.isfinite(np.asarray(leaf, complex)).all() for leaf in jax.tree.leaves(update))
 
 
 def test_leaves_of_one_tree_equal_one_vector():
