@@ -13,9 +13,7 @@ from typing import Any, ClassVar
 
 from l2o.errors import UserError
 from l2o.files import keep_entry
-
-if sys.platform != "win32":  # there, two processes on one log are not noticed
-    import fcntl
+from l2o.interop.lock import Lock
 
 
 class EventLog:
@@ -49,7 +47,7 @@ class EventLog:
         except OSError as error:
             raise UserError(f"{self.NOUN} {self.path} cannot be opened: {error.strerror}") from None
         try:
-            self._lock()
+            self._lock = self._locked()
             self.events = self._read(first)
         except BaseException:
             self._file.close()
@@ -59,17 +57,13 @@ class EventLog:
         """A function that is called with the events of a file in order, and says whether each may come there."""
         raise NotImplementedError
 
-    def _lock(self) -> None:
-        if sys.platform == "win32":
-            return
+    def _locked(self) -> Lock:
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return Lock(self._file)
         except BlockingIOError:
             raise UserError(
                 f"{self.NOUN} {self.path} is in use by another {self.OWNER}: wait for it, or close it"
             ) from None
-        except OSError:  # a file system without locks
-            pass
 
     def _read(self, first: str) -> list[dict[str, Any]]:
         self._file.seek(0)
@@ -122,12 +116,18 @@ class EventLog:
         """Append an event; a value is on the disk when this returns, with all before it.
 
         Raises:
-          UserError: the log is closed, or the disk takes no more; the file is then as it was before.
+          UserError: the log is closed, or was opened in another process, or the disk takes no more; the file is then as
+            it was before.
         """
         # what was only asked for would be asked for again, so it need not outlive a power cut
         self._append(json.dumps(event, allow_nan=False) + "\n", sync="asked" not in event)
 
     def _append(self, line: str, sync: bool = True) -> None:
+        if self._lock.inherited:
+            raise UserError(
+                f"{self.NOUN} {self.path} was opened in another process, which alone may write to it: tell that "
+                f"process of the value, or make a {self.OWNER} with another path here"
+            )
         if self._file.closed:
             raise UserError(f"{self.NOUN} {self.path} is closed: open it again with the same call")
         data = line.encode()
@@ -149,8 +149,8 @@ class EventLog:
         self._size = size
 
     def close(self) -> None:
-        """Close the file, which lets another process have it."""
-        self._file.close()
+        """Close the file, which lets another process have it, also where this one has forked others."""
+        self._lock.release()
 
 
 def is_number(value: Any) -> bool:
