@@ -11,7 +11,9 @@ import jax
 import typer
 
 import l2o
+from experiments.terminal import terminal
 from l2o.errors import UserError
+from l2o.files import is_text
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Meta-train optimizers, compare them, use them.",
@@ -366,8 +368,14 @@ def main() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "l2o" / "jax"
     jax.config.update("jax_compilation_cache_dir", str(cache))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    with terminal():
+        try:
+            for argument in sys.argv[1:]:
+                if not is_text(argument):
+                    raise UserError(
+                        f"the argument {argument!r:.80} is not UTF-8 text, expected text and names that are"
+                    )
+            app()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)

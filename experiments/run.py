@@ -26,7 +26,7 @@ from experiments.config import Experiment
 from experiments.progress import progress
 from experiments.tensorboard import also_to_tensorboard, require_tensorboard
 from l2o.errors import UserError
-from l2o.files import write_whole
+from l2o.files import is_text, write_whole
 from meta import parallel
 from meta.checkpoints import difference
 from meta.imports import without_password
@@ -87,6 +87,8 @@ def train(
     """
     if tensorboard:
         require_tensorboard()
+    if not is_text(str(out.absolute())):  # Orbax takes no other
+        raise UserError(f"{str(out.absolute())!r} cannot be a run directory: its name is not UTF-8 text")
     if resume and parallel.agree(lambda: _finished(experiment, out)):
         return None
     family, learned, theta = experiment.task.build("train"), experiment.optimizer.build(), _starting_theta(experiment)

@@ -10,6 +10,7 @@ from typing import Any
 
 import l2o
 from experiments import report, report_blackbox, report_imitation, report_population, report_prediction, report_tuning
+from experiments.terminal import terminal
 from l2o.artifact import ZOO
 from l2o.errors import UserError
 
@@ -104,4 +105,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with terminal():
+        main(sys.argv[1:])

@@ -52,6 +52,15 @@ def keep_entry(folder: Path) -> None:
             os.close(entry)
 
 
+def is_text(name: str) -> bool:
+    """Whether a name of a file, or an argument, is valid Unicode; on POSIX it may be any bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def exists(path: Path) -> bool:
     """Whether there is something at a path; False for what cannot be a path, such as a name that is too long."""
     try:

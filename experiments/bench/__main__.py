@@ -10,6 +10,7 @@ import jax
 import typer
 
 from experiments.run import fresh_directory
+from experiments.terminal import terminal
 from l2o.files import write_whole
 from meta import parallel
 
@@ -109,4 +110,5 @@ def tuners(quick: Quick = False, out: Out = None) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    with terminal():
+        app()
