@@ -61,9 +61,9 @@ class Document(Config):
                 f"no config {str(name_or_path)!r}{hint}: expected a TOML file or one of {', '.join(cls.names())}"
             )
         try:
-            data = tomllib.loads(path.read_bytes().decode("utf-8"))
+            data = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
         except UnicodeDecodeError:
-            raise UserError(f"{path} is not UTF-8 text, expected a TOML file") from None
+            raise UserError(f"{path} is not UTF-8 text, expected a TOML file in that encoding") from None
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
         except (ValueError, RecursionError) as error:  # also numbers and nesting beyond what Python reads

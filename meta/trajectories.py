@@ -205,7 +205,7 @@ def read_manifest(directory: Path) -> Manifest:
     if not exists(path):
         raise UserError(f"{directory} has no {MANIFEST}: expected a directory that l2o data wrote")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
     if not isinstance(data, dict) or data.get("format") != FORMAT:

@@ -51,7 +51,7 @@ def read(path: Path, spaces: tuple[str, ...] = ()) -> Iterator[Table]:
       UserError: there is no such file or search space, or something else is in it.
     """
     try:
-        tables = _table(json.loads(path.read_text(encoding="utf-8")), str(path))
+        tables = _table(json.loads(path.read_text(encoding="utf-8-sig")), str(path))
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}), expected a file of HPO-B") from None
     except (ValueError, RecursionError) as error:
