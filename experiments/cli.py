@@ -14,6 +14,7 @@ import l2o
 from experiments.terminal import terminal
 from l2o.errors import UserError
 from l2o.files import is_text
+from meta.credentials import without_password
 
 app = typer.Typer(
     add_completion=False, no_args_is_help=True, help="Meta-train optimizers, compare them, use them.",
@@ -231,7 +232,7 @@ def data(
     parallel.use_cores()
     directory = Path(config)
     if resume and out is None and directory.is_dir():
-        chosen, out = recording.resumed(directory), directory
+        chosen, out = recording.resumed(directory, overrides or []), directory
     else:
         chosen = recording.Data.load(config, overrides or [])
         out = out or Path("runs") / "data" / directory.stem
@@ -377,5 +378,5 @@ def main() -> None:
                     )
             app()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {without_password(str(error))}", file=sys.stderr)
             sys.exit(2)

@@ -1,7 +1,7 @@
 """What `l2o data` does: record studies into a directory, to train a model of whole optimizations on."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -67,7 +67,7 @@ class Data(Document):
             raise
 
 
-def resumed(out: Path) -> Data:
+def resumed(out: Path, overrides: Sequence[str] = ()) -> Data:
     """The config of what was begun in a directory.
 
     Raises:
@@ -75,7 +75,7 @@ def resumed(out: Path) -> Data:
     """
     if not (out / CONFIG).is_file():
         raise UserError(f"{out} holds nothing to resume: {CONFIG} is missing")
-    return Data.load(out / CONFIG)
+    return Data.load(out / CONFIG, overrides)
 
 
 def summary(manifest: Manifest) -> tuple[list[str], list[list[str]]]:

@@ -13,6 +13,7 @@ from l2o.core import BaselineConfig
 from l2o.errors import UserError
 from l2o.files import exists
 from l2o.registry import Config, by_kind, kinds, nearest
+from meta.credentials import without_password
 from tasks.datasets import DatasetConfig
 from tasks.family import FamilyConfig
 
@@ -118,7 +119,7 @@ def assign(data: dict[str, Any], override: str) -> None:
     """
     name, equals, raw = override.partition("=")
     if not equals or not name.strip():
-        raise UserError(f"--set {override!r}: expected field=value, for example meta.steps=500")
+        raise UserError(f"--set {without_password(override)!r}: expected field=value, for example meta.steps=500")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except (ValueError, RecursionError):
@@ -131,13 +132,15 @@ def assign(data: dict[str, Any], override: str) -> None:
         elif isinstance(place, dict):
             place = place.setdefault(part, {})
         else:
-            raise UserError(f"--set {override!r}: {part!r} is not inside a table, expected field=value")
+            raise UserError(
+                f"--set {without_password(override)!r}: {part!r} is not inside a table, expected field=value"
+            )
     if isinstance(place, list) and last.isdecimal() and int(last) < len(place):
         place[int(last)] = value
     elif isinstance(place, dict):
         place[last] = value
     else:
-        raise UserError(f"--set {override!r}: {last!r} is not inside a table, expected field=value")
+        raise UserError(f"--set {without_password(override)!r}: {last!r} is not inside a table, expected field=value")
 
 
 def explain(error: ValidationError, cls: type[Config], data: Any) -> str:
@@ -161,7 +164,7 @@ def explain(error: ValidationError, cls: type[Config], data: Any) -> str:
     expected = _EXPECTED.get(first["type"], first["msg"]).format(**first.get("ctx", {}))
     expected = expected.removeprefix("Input should be ").removeprefix("a ").removeprefix("valid ")
     found = first["input"]
-    return f"{where}: found {found!r} ({type(found).__name__}), expected {expected}"
+    return f"{where}: found {without_password(repr(found))} ({type(found).__name__}), expected {expected}"
 
 
 _EXPECTED = {

@@ -29,7 +29,7 @@ from l2o.errors import UserError
 from l2o.files import is_text, write_whole
 from meta import parallel
 from meta.checkpoints import difference
-from meta.imports import without_password
+from meta.credentials import without_password
 from meta.trainer import Result
 from meta.trainer import train as meta_train
 from tasks.family import TaskFamily
@@ -156,8 +156,7 @@ def _starting_theta(experiment: Experiment) -> Any:
 def _command() -> str:
     program = Path(sys.argv[0])
     ours = program.name == "l2o" or program.parts[-2:] == ("l2o", "__main__.py")
-    command = shlex.join(["l2o", *sys.argv[1:]]) if ours else "Experiment.train, from Python"
-    return without_password(command)
+    return shlex.join(["l2o", *map(without_password, sys.argv[1:])]) if ours else "Experiment.train, from Python"
 
 
 def provenance(experiment: Experiment, result: Result) -> dict[str, Any]:

@@ -1,14 +1,12 @@
 """Studies recorded elsewhere: Optuna's storages, and the evaluations of HPO-B."""
 
-import json
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
-from pydantic import Field
+from pydantic import Field, PrivateAttr, field_validator
 
 import l2o
 from l2o.errors import UserError
@@ -17,6 +15,7 @@ from l2o.optformer.model import SLOTS
 from l2o.optformer.vocabulary import ALGORITHMS
 from l2o.registry import register
 from l2o.searchspace import SearchSpace
+from meta.credentials import VARIABLE, complete, masked, split, without
 from meta.rollouts import SourceConfig
 from meta.trajectories import ARRAYS, Manifest, Studies, Writer, concatenate, documents
 from tasks import hpob
@@ -69,9 +68,8 @@ class ImportConfig(SourceConfig):
             raise UserError(f"source: kind {self.kind!r} found no study with a trial that has ended")
         parts = [found[first : first + self.shard] for first in range(0, len(found), self.shard)]
         origins = tuple(dict.fromkeys(study.origin for study in found))
-        config = json.loads(without_password(json.dumps(document)))  # a set of studies may be handed on
         manifest = Manifest(
-            made_with=l2o.__version__, seed=seed, config=config, origins=origins, licence=self.licence,
+            made_with=l2o.__version__, seed=seed, config=masked(document), origins=origins, licence=self.licence,
             trials=max(len(study.y) for study in found), dimension=max(len(study.space) for study in found),
             planned=len(parts),
         )  # fmt: skip
@@ -105,11 +103,6 @@ def single_precision(y: Float64[np.ndarray, "t"]) -> Float[np.ndarray, "t"]:
     return np.where(np.isfinite(y), y, np.float32(np.nan))
 
 
-def without_password(text: str) -> str:
-    """A text in which the passwords in URLs of databases are masked."""
-    return re.sub(r"(://[^:@/\s]*):[^@\s]*@", r"\1:***@", text)
-
-
 @register
 class OptunaStudiesConfig(ImportConfig):
     """Studies in a storage of Optuna.
@@ -119,7 +112,8 @@ class OptunaStudiesConfig(ImportConfig):
     objectives are refused.
 
     Attributes:
-      url: of the storage, such as sqlite:///optuna.db.
+      url: of the storage, such as sqlite:///optuna.db. A password in it is masked at once and kept nowhere; where there
+        is none, or it is masked, see `meta.credentials.complete`.
       studies: names; all by default.
       as_sampler: read them as `l2o.OptFormerSampler` does instead: the parameters that all trials share, pruned trials
         with their last intermediate value; studies that it could not continue are left out.
@@ -131,6 +125,18 @@ class OptunaStudiesConfig(ImportConfig):
     studies: tuple[str, ...] = Field(default=(), strict=False)
     as_sampler: bool = False
     fewest: int = Field(default=1, ge=1)
+    _passwords: tuple[str, ...] = PrivateAttr(default=())
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, url: str) -> str:
+        split(url)
+        return url
+
+    def model_post_init(self, context: Any) -> None:
+        """Take the passwords out of the field, so that no dump, text or message of the config has them."""
+        kept, self._passwords = split(self.url)
+        object.__setattr__(self, "url", kept)  # frozen
 
     def read(self, seed):
         del seed
@@ -141,12 +147,11 @@ class OptunaStudiesConfig(ImportConfig):
         before = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         try:
-            storage = _storage(self.url)
+            storage = _storage(complete(self.url, self._passwords))
             known = sorted(optuna.get_all_study_names(storage))
             missing = [name for name in self.studies if name not in known]
             if missing:
-                where = without_password(self.url)
-                raise UserError(f"source.studies: {where} has no study {missing[0]!r}, only {', '.join(known)}")
+                raise UserError(f"source.studies: {self.url} has no study {missing[0]!r}, only {', '.join(known)}")
             studies = [optuna.load_study(study_name=name, storage=storage) for name in self.studies or known]
             found = map(_as_sampler if self.as_sampler else _optuna_study, studies)
             return [study for study in found if study is not None and len(study.y) >= self.fewest]
@@ -164,7 +169,9 @@ def _storage(url: str) -> Any:
         return RDBStorage(url, skip_table_creation=True)
     except Exception as error:  # of any database driver
         reason = str(error).splitlines()[0]
-        raise UserError(f"source.url: {without_password(f'{url} cannot be read: {reason}')}") from None
+        shown, passwords = split(url)
+        hint = "" if passwords or "@" not in url else f" (a password may be in {VARIABLE})"
+        raise UserError(f"source.url: {shown} cannot be read: {without(reason, passwords)}{hint}") from None
 
 
 def _optuna_study(study: Any) -> Imported | None:

@@ -111,6 +111,64 @@ def test_studies_of_optuna_are_imported(cli, tmp_path):
     assert load(tmp_path / "out").studies.about(0)["name"] == "mine"
 
 
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """What stands for a database server: the URLs that it was called with, which it takes with the right password."""
+    url = f"sqlite:///{tmp_path}/mine.db"
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    made = optuna.create_study(storage=url, study_name="mine", sampler=optuna.samplers.RandomSampler(0))
+    made.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=3)
+    called, connect = [], optuna.storages.RDBStorage.__init__
+
+    def connecting(self, at, **options):
+        called.append(at)
+        if ":s3cret%21@" not in at and "=s3cret%21" not in at:
+            raise RuntimeError(f"no entry for {at}, password {at.split(':')[2].split('@')[0]}")
+        connect(self, url, **options)
+
+    monkeypatch.setattr(optuna.storages.RDBStorage, "__init__", connecting)
+    monkeypatch.delenv("L2O_STORAGE_PASSWORD", raising=False)
+    return called
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:{}@host/db", "postgresql://host/db?user=me&password={}"])
+def test_a_password_is_kept_nowhere_and_asked_for_again(cli, server, tmp_path, monkeypatch, url):
+    out = tmp_path / "out"
+    begun = cli("data", "import_optuna", "--set", f"source.url={url.format('s3cret%21')}", "--out", out)
+    assert begun.code == 0 and server == [url.format("s3cret%21")]
+    assert Data.load(out / "config.toml").source.url == url.format("***") == read_manifest(out).config["source"]["url"]
+    written = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    assert b"s3cret" not in written and "s3cret" not in begun.out + begun.err
+    refused = cli("data", out, "--resume").sentence
+    assert url.format("***") in refused and "L2O_STORAGE_PASSWORD" in refused
+    monkeypatch.setenv("L2O_STORAGE_PASSWORD", "s3cret!")
+    assert cli("data", out, "--resume").code == 0
+    assert server == [url.format("s3cret%21")] * 2
+    other = url.format("s3cret%21").replace("host", "elsewhere")
+    refused = cli("data", out, "--resume", "--set", f"source.url={other}").sentence
+    assert "source.url changed" in refused and "elsewhere" in refused and "s3cret" not in refused
+
+
+def test_no_message_has_a_password(cli, server, tmp_path):
+    wrong, out = "postgresql://me:hidden@host/db", tmp_path / "out"
+    refused = cli("data", "import_optuna", "--set", f"source.url={wrong}", "--out", out).sentence
+    assert "cannot be read: no entry for postgresql://me:***@host/db, password ***" in refused
+    for arguments in (
+        ["data", wrong],
+        ["data", "import_optuna", "--set", wrong],
+        ["data", "import_optuna", "--set", f"source.url.x={wrong}"],
+        ["data", "import_optuna", "--set", f"source.url=['{wrong}']"],
+        ["data", "import_optuna", "--set", f"source.url={wrong.replace('hidden', 'hid@hidden')}"],
+        ["data", "import_optuna", "--set", f"seed={wrong}"],
+        ["train", wrong],
+        ["finetune", wrong],
+    ):
+        assert "hidden" not in cli(*arguments, "--out", out).sentence, arguments
+    source = Data.load("import_optuna", [f"source.url={wrong}"]).source
+    assert "hidden" not in f"{source!r} {source} {source.model_dump()} {source.model_dump_json()}"
+    assert "hidden" not in Data.load("import_optuna", [f"source.url={wrong}"]).toml()
+
+
 def test_recordings_are_listed(cli):
     out = cli("list").out
     assert "recordings (l2o data)" in out and "bbob_tiny" in out and "rollouts" in out

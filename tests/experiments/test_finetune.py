@@ -172,7 +172,7 @@ def test_an_empty_storage(cli, fresh, tmp_path):
 
 def test_no_password_is_kept(monkeypatch):
     monkeypatch.setattr(run.sys, "argv", ["l2o", "finetune", "mysql+driver://me:se:cret@host:80/db", "--steps", "3"])
-    assert run._command() == "l2o finetune mysql+driver://me:***@host:80/db --steps 3"
+    assert run._command() == "l2o finetune 'mysql+driver://me:***@host:80/db' --steps 3"
     with pytest.raises(UserError, match=r"me:\*\*\*@host:80/db cannot be read") as found:
         imports.OptunaStudiesConfig(url="nothing://me:se:cret@host:80/db").read(0)
     assert "cret" not in str(found.value)

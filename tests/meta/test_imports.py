@@ -209,6 +209,9 @@ def test_a_missing_file_or_space_of_hpob_is_refused(hpob, tmp_path):
         recorded(HPOBConfig(path=str(tmp_path / "none.json")), tmp_path / "out")
     with pytest.raises(UserError, match="no search space '1'"):
         recorded(HPOBConfig(path=hpob(), spaces=("1",)), tmp_path / "out")
+    hpob()
+    (tmp_path / "hpob.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "hpob.json").read_bytes())
+    assert len(recorded(HPOBConfig(path=str(tmp_path / "hpob.json")), tmp_path / "mark").studies.length) == 2
     (tmp_path / "hpob.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
         recorded(HPOBConfig(path=str(tmp_path / "hpob.json")), tmp_path / "out")
