@@ -1,7 +1,7 @@
 # `make demo` and `make test` need only Python 3.11 or later, make and the package index.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --durations=25
 
 .PHONY: demo test test-slow lint format clean
 
@@ -23,9 +23,10 @@ demo: .venv/core
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-# What takes minutes and is for a release: samplers with the shipped weights, four workers of which one is killed.
+# What takes minutes and is for a release, compiled as users have it: whole studies, the shipped optimizers in the table of
+# the protocol, samplers with the shipped weights, four workers of which one is killed.
 test-slow: .venv/dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= $(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
 
 lint: .venv/dev
 	$(BIN)/ruff check .
