@@ -48,9 +48,10 @@ def meta_training(kind: str, quick: bool) -> tuple[float, float]:
 
     64 members, 32 tasks or as many more as five functions need, 16 members inside, 50 generations, 10 dimensions.
     """
-    members, tasks, generations = (4, 5, 3) if quick else (64, 35, 50)
+    members, tasks, generations = (4, 1, 3) if quick else (64, 35, 50)
     learned = kinds(OptimizerConfig)[kind](population_size=16).build()
-    family = BBOBConfig(functions=FIVE, dimensions=(10,)).build()
+    functions, dimensions = (FIVE[:1], (2,)) if quick else (FIVE, (10,))
+    family = BBOBConfig(functions=functions, dimensions=dimensions).build()
     config = EvolutionConfig(algorithm="Open_ES", population_size=members, learning_rate=0.02)
     learner = config.build(learned, BestConfig().build(), None, generations, tasks, 1, 1, len(family.parts))
     state = learner.init(jax.random.key(0), family, learned.init(jax.random.key(1)))

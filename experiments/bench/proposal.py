@@ -17,9 +17,9 @@ STEPS = 100
 
 def contenders(quick: bool) -> dict[str, Optimizer]:
     """The shipped optimizer, if there is one, the network of the paper, and GP-EI that fits anew for each proposal."""
-    paper = RNNConfig(hidden=64, candidates=0).build()
+    paper = RNNConfig(hidden=4 if quick else 64, candidates=0).build()
     found = {"rnn, no memory": paper.bind(paper.init(jax.random.key(0)))}
-    if "rnn" in l2o.names():
+    if "rnn" in l2o.names() and not quick:
         found["rnn"] = l2o.load("rnn").optimizer
     settings = {"max_trials": 16, "candidates": 16, "fit_steps": 1} if quick else {}
     return found | {"gp_ei": kinds(BaselineConfig)["gp_ei"](**settings).build()}

@@ -32,9 +32,15 @@ TRACED = [kind for kind in l2o.kinds(l2o.BaselineConfig) if not isinstance(basel
 OPTIMIZERS = [
     *(f"baseline {kind}" for kind in TRACED),
     *(f"fresh {kind}" for kind in l2o.kinds(l2o.OptimizerConfig)),
-    *(f"shipped {name}" for name in l2o.names()),
+    # their weights become constants of every program; test_artifact.py has a few steps of each of them
+    *(pytest.param(f"shipped {name}", marks=pytest.mark.slow) for name in l2o.names()),
 ]
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+# algorithms of evosax behind one adapter, and one process with two acquisitions: others of their kind have all tests
+ALIKE = {f"baseline {kind}" for kind in ("pso", "snes", "sep_cma_es", "xnes", "pgpe", "evosax_les", "gp_ucb")}
+every_way = pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if isinstance(n, str) and n in ALIKE else n for n in OPTIMIZERS]
+)
 
 
 @functools.cache
@@ -43,10 +49,13 @@ def build(name):
     if source == "shipped":
         return l2o.load(name).optimizer
     if source == "fresh":
-        # the shipped one is of full size
-        small = {"bins": 16, "width": 16, "heads": 2, "feedforward": 16, "decoder_layers": 1}
-        learned = l2o.kinds(l2o.OptimizerConfig)[name](**small if name == "optformer" else {}).build()
-        return learned.bind(learned.init(jax.random.key(0)))
+        # the shipped ones are of full size
+        small = {
+            "optformer": {"bins": 16, "width": 16, "heads": 2, "feedforward": 16, "decoder_layers": 1},
+            "rnn": {"hidden": 4, "pooled": 2, "candidates": 4, "max_trials": 4},
+        }
+        learned = l2o.kinds(l2o.OptimizerConfig)[name](**small.get(name, {})).build()
+        return learned.bind(jax.jit(learned.init)(jax.random.key(0)))
     return baseline(name)
 
 
@@ -78,17 +87,49 @@ def task_of(problem):
     return task._replace(evaluate=lambda key, x: task.evaluate(key, x)._replace(gradient=None))
 
 
+@jax.jit
+def evaluate(key, problem, x):
+    return task_of(problem).evaluate(key, x)
+
+
 def rounds(optimizer, problem, count=3):
     """Rounds of ask, evaluate, tell in plain Python; the queries of each, and the last state."""
-    task = task_of(problem)
     init_key, run_key = jax.random.split(jax.random.key(1))
     state, queries = optimizer.init(init_key, problem), []
     for t in range(count):
         ask_key, evaluate_key, tell_key = jax.random.split(jax.random.fold_in(run_key, t), 3)
         x, state = optimizer.ask(ask_key, state)
-        state = optimizer.tell(tell_key, state, x, task.evaluate(evaluate_key, x))
+        state = optimizer.tell(tell_key, state, x, evaluate(evaluate_key, problem, x))
         queries.append(x)
     return queries, state
+
+
+@functools.cache
+def compiled(name):
+    """The optimizer with each of its functions compiled, and how often each was traced."""
+    optimizer, traced = build(name), []
+
+    def counted(field):
+        def call(*args):
+            traced.append(field)
+            return getattr(optimizer, field)(*args)
+
+        return jax.jit(call)
+
+    return l2o.Optimizer(*(counted(field) for field in l2o.Optimizer._fields)), traced
+
+
+def scanned(optimizer, problem):
+    """What `rounds` gives, by `unroll`."""
+    init_key, run_key = jax.random.split(jax.random.key(1))
+    state = optimizer.init(init_key, problem)
+    state, trajectory = unroll(optimizer, task_of(problem), state, run_key, 3)
+    return trajectory.x, state
+
+
+def looped(name, problem):
+    queries, state = rounds(compiled(name)[0], problem)
+    return jax.tree.map(lambda *x: jnp.stack(x), *queries), state
 
 
 def shapes(tree):
@@ -102,9 +143,10 @@ def assert_close(name, a, b):
 
 
 def test_the_table_is_not_empty():
-    assert {"baseline adam", "baseline sgd", "baseline cma_es", "baseline gp_ei"} <= set(OPTIMIZERS)
-    assert {"fresh lstm", "fresh les", "fresh lga"} <= set(OPTIMIZERS)
-    assert "baseline tpe" not in OPTIMIZERS
+    found = [name for name in OPTIMIZERS if isinstance(name, str)]
+    assert {"baseline adam", "baseline sgd", "baseline cma_es", "baseline gp_ei"} <= set(found)
+    assert {"fresh lstm", "fresh les", "fresh lga"} <= set(found)
+    assert "baseline tpe" not in found
 
 
 @every_optimizer
@@ -116,18 +158,13 @@ def test_signatures(name):
 
 @every_optimizer
 def test_shapes_are_stable_and_ask_may_be_called_twice(name):
-    optimizer, task = build(name), task_of(problem(name))
-
-    @jax.jit
-    def play():
-        init_key, *keys = jax.random.split(jax.random.key(1), 5)
-        state = optimizer.init(init_key, task.problem)
-        first, asked = optimizer.ask(keys[0], state)
-        second, asked_again = optimizer.ask(keys[1], asked)
-        told = optimizer.tell(keys[3], asked_again, first, task.evaluate(keys[2], first))
-        return (state, asked, asked_again, told), (first, second)
-
-    states, queries = play()
+    optimizer, chosen = compiled(name)[0], problem(name)
+    init_key, *keys = jax.random.split(jax.random.key(1), 5)
+    state = optimizer.init(init_key, chosen)
+    first, asked = optimizer.ask(keys[0], state)
+    second, asked_again = optimizer.ask(keys[1], asked)
+    told = optimizer.tell(keys[3], asked_again, first, evaluate(keys[2], chosen, first))
+    states, queries = (state, asked, asked_again, told), (first, second)
     for state in states:
         assert jax.tree.structure(state) == jax.tree.structure(states[0])
         assert shapes(state) == shapes(states[0])
@@ -135,60 +172,37 @@ def test_shapes_are_stable_and_ask_may_be_called_twice(name):
     assert n >= 1
     for x in queries:
         assert shapes(x) == jax.tree.map(lambda a: ((n, *a.shape), a.dtype), START)
-        assert all(task.problem.space.contains(jax.tree.map(lambda a, i=i: a[i], x)) for i in range(n))
+        assert all(chosen.space.contains(jax.tree.map(lambda a, i=i: a[i], x)) for i in range(n))
 
 
-@every_optimizer
+@every_way
 def test_jit_equals_eager(name):
-    optimizer = build(name)
-    assert_close(name, jax.jit(lambda p: rounds(optimizer, p))(problem(name)), rounds(optimizer, problem(name)))
+    eager, jitted = rounds(build(name), problem(name)), rounds(compiled(name)[0], problem(name))
+    assert_close(name, jitted, eager)
 
 
+@pytest.mark.slow  # the next one has the same scan, over a batch
 @every_optimizer
 def test_scan_equals_a_loop(name):
-    optimizer = build(name)
-
-    def scanned(problem):
-        init_key, run_key = jax.random.split(jax.random.key(1))
-        state = optimizer.init(init_key, problem)
-        state, trajectory = unroll(optimizer, task_of(problem), state, run_key, 3)
-        return trajectory.x, state
-
-    queries, state = jax.jit(lambda p: rounds(optimizer, p))(problem(name))
-    assert_close(name, jax.jit(scanned)(problem(name)), (jax.tree.map(lambda *x: jnp.stack(x), *queries), state))
+    found = jax.jit(functools.partial(scanned, build(name)))(problem(name))
+    assert_close(name, found, looped(name, problem(name)))
 
 
-@every_optimizer
+@every_way
 def test_vmap_over_problems_equals_a_loop(name):
-    optimizer = build(name)
     problems = [
         problem(name, jax.tree.map(lambda a, s=s: s * a, START), 10 * i + 5) for i, s in enumerate((1.0, -0.7, 0.3))
     ]
-    one = jax.jit(lambda p: rounds(optimizer, p))
-    batched = jax.jit(jax.vmap(lambda p: rounds(optimizer, p)))(jax.tree.map(lambda *a: jnp.stack(a), *problems))
+    batched = jax.jit(jax.vmap(functools.partial(scanned, build(name))))(
+        jax.tree.map(lambda *a: jnp.stack(a), *problems)
+    )
     for i, single in enumerate(problems):
-        assert_close(name, jax.tree.map(lambda a, i=i: a[i], batched), one(single))
+        assert_close(name, jax.tree.map(lambda a, i=i: a[i], batched), looped(name, single))
 
 
 @every_optimizer
 def test_each_function_is_traced_once_whatever_the_horizon(name):
-    optimizer, traced = build(name), []
-
-    def counted(field):
-        def call(*args):
-            traced.append(field)
-            return getattr(optimizer, field)(*args)
-
-        return jax.jit(call)
-
-    task = task_of(problem(name))
-    jitted = l2o.Optimizer(*(counted(field) for field in l2o.Optimizer._fields))
-    evaluate = jax.jit(task.evaluate)
+    optimizer, traced = compiled(name)
     for horizon in (5, 50):
-        init_key, run_key = jax.random.split(jax.random.key(1))
-        state = jitted.init(init_key, task.with_horizon(horizon).problem)
-        for t in range(3):
-            keys = jax.random.split(jax.random.fold_in(run_key, t), 3)
-            x, state = jitted.ask(keys[0], state)
-            state = jitted.tell(keys[1], state, x, evaluate(keys[2], x))
+        rounds(optimizer, problem(name, horizon=horizon))
     assert sorted(traced) == ["ask", "init", "tell"]
