@@ -6,7 +6,6 @@ The first line says what the run is. An event is written whole or not at all, an
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar

@@ -52,8 +52,7 @@ def injected(tiny, tmp_path, monkeypatch, every):
 
 
 def test_a_failed_write_of_a_run_loses_nothing(tiny, tmp_path, monkeypatch):
-    writes, failed = injected(tiny, tmp_path, monkeypatch, every=11)
-    print(writes)
+    writes, failed = injected(tiny, tmp_path, monkeypatch, every=31)
     assert writes > 20 and failed >= 3
 
 
