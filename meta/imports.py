@@ -11,6 +11,8 @@ from pydantic import Field, PrivateAttr, field_validator
 import l2o
 from l2o.errors import UserError
 from l2o.files import exists
+from l2o.interop.proposals import Units
+from l2o.interop.view import NamedView
 from l2o.optformer.model import SLOTS
 from l2o.optformer.vocabulary import ALGORITHMS
 from l2o.registry import register
@@ -27,7 +29,7 @@ class Imported(NamedTuple):
     Attributes:
       name, metric, goal: in words; the goal is "minimize" or "maximize".
       space: of t points.
-      x: points in the coordinates of `space.space`.
+      x: points in the coordinates of `l2o.interop.view.NamedView`.
       y: the metric as it was measured; NaN where the evaluation failed.
       origin: where it is from.
     """
@@ -80,16 +82,19 @@ class ImportConfig(SourceConfig):
 
 
 def packed(found: list[Imported], origins: tuple[str, ...], algorithm: str) -> Studies:
-    """Arrays of several studies; values of a goal to maximize are negated."""
+    """Arrays of several studies; values of a goal to maximize are negated, and those far from zero are relative to the
+    lowest one."""
     rows = []
     for study in found:
-        space, d = study.space.space, len(study.space)
+        space, d = NamedView(study.space).space, len(study.space)
         about = {"name": study.name, "metric": study.metric, "goal": study.goal, "space": study.space.to_dict()}
         numbers = {
             "length": len(study.y), "dimension": d, "algorithm": ALGORITHMS.index(algorithm),
             "origin": origins.index(study.origin), "seed": 0,
         }  # fmt: skip
-        y = single_precision(study.y if study.goal == "minimize" else -study.y)
+        y = study.y if study.goal == "minimize" else -study.y
+        units = Units.of(y)
+        y = single_precision(y if units is None else y - units.zero)
         arrays = {"x": study.x, "y": y, **{name: np.asarray(a) for name, a in space._asdict().items()}, **numbers}
         shaped = {name: np.asarray(arrays[name], dtype)[None] for name, (_, dtype) in ARRAYS.items()}
         rows.append(Studies(**shaped, **documents([about])))
@@ -192,8 +197,8 @@ def _optuna_study(study: Any) -> Imported | None:
             )
     try:
         space = SearchSpace.from_optuna(distributions)
-        x = np.stack([space.to_point(trial.params) for trial in ended])
-        space.space  # noqa: B018, refuses what single precision cannot hold
+        view = NamedView(space)
+        x = np.stack([view.point(trial.params) for trial in ended])
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
     y = np.array([trial.value if trial.state.name == "COMPLETE" else np.nan for trial in ended], np.float64)
@@ -209,7 +214,8 @@ def _as_sampler(study: Any) -> Imported | None:
     if not 0 < len(distributions) <= SLOTS:
         return None
     record: Any = as_record(study, distributions, ended)
-    x = np.array([record.space.to_point(trial.parameters) for trial in record.trials], np.float32)
+    view = NamedView(record.space)
+    x = np.array([view.point(trial.parameters) for trial in record.trials], np.float32)
     y = np.array([np.nan if trial.value is None else trial.value for trial in record.trials], np.float64)
     x = x.reshape(-1, len(record.space))
     return Imported(record.name, record.metric, record.goal, record.space, x, y, study.study_name)

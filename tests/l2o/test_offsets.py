@@ -20,6 +20,7 @@ CHANGES = {
     "1e12": lambda y: 1e12 * y,
     "1e250": lambda y: 1e250 * y,
 }
+DIGITS = {"+ 1e9": 1e-6, "- 1e12": 1e-3}  # ten steps of a double there
 BUDGET = 8
 
 
@@ -131,3 +132,47 @@ def test_an_optimizer_on_the_host_gets_the_doubles():
             run.observe(run.ask() if isinstance(run, l2o.Search) else run.suggest(), y)
         run.ask() if isinstance(run, l2o.Search) else run.suggest()
         assert values == [1e12 + 0.5, 1e12 + 0.25]
+
+
+def by_search(name, change, seed):
+    """The regret of f itself at the best point."""
+    return bowl(l2o.minimize(lambda x: change(bowl(x)), [(-2, 2)] * 2, name, budget=30, seed=seed).x)
+
+
+def by_study(name, change, seed):
+    study = l2o.Study({"a": (-2.0, 2.0), "b": (-2.0, 2.0)}, name, seed=seed, budget=30)
+    for _ in range(30):
+        trial = study.suggest()
+        study.observe(trial, change(bowl(np.array(list(trial.parameters.values())))))
+    return bowl(np.array(list(study.best.parameters.values())))
+
+
+def by_sampler(name, change, seed):
+    optuna = pytest.importorskip("optuna")
+    study = optuna.create_study(sampler=l2o.OptFormerSampler(seed=seed, optimizer=name))
+    f = lambda trial: change(bowl(np.array([trial.suggest_float("a", -2, 2), trial.suggest_float("b", -2, 2)])))  # noqa: E731
+    study.optimize(f, n_trials=30)
+    return bowl(np.array(list(study.best_params.values())))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [by_search, by_study, by_sampler])
+def test_regrets(how):
+    """A table of medians over three seeds of 30 evaluations; run it with `pytest -s -m slow`."""
+    names = ["optformer"] if how is by_sampler else black_box()
+    print(f"\n{how.__name__}\n{'':24}{'f':>10}" + "".join(f"{what:>10}" for what in CHANGES))
+    wrong = []
+    for name in names:
+        if how is by_search and name == "optformer":
+            continue  # it is for studies
+        plain, *others = (
+            float(np.median([how(name, change, seed) for seed in range(3)]))
+            for change in (lambda y: y, *CHANGES.values())
+        )
+        print(f"{name:24}{plain:10.1e}" + "".join(f"{regret:10.1e}" for regret in others))
+        wrong += [
+            (name, what)
+            for what, regret in zip(CHANGES, others, strict=True)
+            if regret > 10 * plain + 1e-4 + DIGITS.get(what, 0)
+        ]
+    assert not wrong
