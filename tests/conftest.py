@@ -31,3 +31,19 @@ __all__ = ["experiments", "l2o", "meta", "tasks"]
 def _no_rank_promotion():
     with jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_are_kept():
+    """Studies drop all programs after each cell, as those of a large study fill the memory map; here, when it does."""
+    clear = jax.clear_caches
+
+    def when_full():
+        maps = Path("/proc/self/maps")  # Linux has it, and its limit of 65,530
+        if maps.exists() and len(maps.read_text().splitlines()) > 30_000:
+            clear()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jax, "clear_caches", when_full)
+        yield
+    when_full()

@@ -1,5 +1,7 @@
 """OptFormer: likelihood is what was sampled with, a cache changes nothing, no token is illegal, nothing is hidden."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,13 +15,14 @@ from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.prompt import Prompt, Range, prompt, reading, stripped
 from l2o.optformer.record import Record
 
-TINY = OptFormerConfig(bins=16, width=32, heads=2, feedforward=64, encoder_layers=1, decoder_layers=2, max_trials=8)
+TINY = OptFormerConfig(bins=16, width=32, heads=2, feedforward=64, encoder_layers=1, decoder_layers=1, max_trials=8)
+DEEP = TINY.model_copy(update={"decoder_layers": 2})
 TRIALS = 8
 
 
 @pytest.fixture(scope="module")
 def theta():
-    return TINY.build().init(jax.random.key(0))
+    return jax.jit(TINY.build().init)(jax.random.key(0))
 
 
 def mixed():
@@ -49,59 +52,76 @@ def bowl(problem, fail=False):
     return Task(problem, evaluate)
 
 
+@functools.partial(jax.jit, static_argnames=("trials", "config"))
 def run(theta, problem, fail=False, trials=TRIALS, config=TINY):
     optimizer = config.build().bind(theta)
     state = optimizer.init(jax.random.key(1), problem)
-    return jax.jit(lambda s: l2o.unroll(optimizer, bowl(problem, fail), s, jax.random.key(2), trials))(state)
+    return l2o.unroll(optimizer, bowl(problem, fail), state, jax.random.key(2), trials)
+
+
+likelihood = jax.jit(TINY.build().log_prob)
+
+
+@functools.cache
+def compiled():
+    """`init`, `ask` and `tell`, each of which also takes theta."""
+    return {
+        field: jax.jit(lambda theta, *given, field=field: getattr(TINY.build().bind(theta), field)(*given))
+        for field in l2o.Optimizer._fields
+    }
+
+
+def bound(theta):
+    return l2o.Optimizer(*(functools.partial(compiled()[field], theta) for field in l2o.Optimizer._fields))
 
 
 @pytest.mark.parametrize("fail", [False, True])
 def test_likelihood_is_what_was_sampled_with(theta, fail):
     """The sum over a run of the log-probabilities of its draws, at a fixed range, is its log_prob."""
-    task, learned = problem(range=fixed()), TINY.build()
-    optimizer = learned.bind(theta)
+    task, optimizer = problem(range=fixed()), bound(theta)
     _, whole = run(theta, task, fail)
     drawn_as = jax.jit(
         lambda state, key: propose(TINY.network(), theta, state.inner.study, state.inner.context, key, TINY.sampling)
     )
-    ask, tell = jax.jit(optimizer.ask), jax.jit(optimizer.tell)
     state, sums = optimizer.init(jax.random.key(1), task), []
     for t in range(TRIALS):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(2), t), 0)
-        x, state = ask(key, state)
+        x, state = optimizer.ask(key, state)
         np.testing.assert_array_equal(x[0], whole.x[t, 0])
         sums.append(jnp.sum(drawn_as(state, jax.random.clone(key))[1]))
         told = jax.tree.map(lambda a, t=t: a[t], whole.evaluation)
-        state = tell(jax.random.key(0), state, x, told)
-    found = learned.log_prob(theta, task, whole)
+        state = optimizer.tell(jax.random.key(0), state, x, told)
+    found = likelihood(theta, task, whole)
     np.testing.assert_allclose(found["x"], jnp.stack(sums), atol=2e-5)
     assert np.all(np.asarray(found["y"]) < 0)
     assert fail == bool(jnp.isnan(whole.evaluation.value).any())
 
 
-def test_cached_equals_uncached(theta):
+def test_cached_equals_uncached():
     """Reading trial by trial, several at a time, and all at once give the same logits."""
-    net, space, start = TINY.network(), mixed(), TINY.vocabulary.word("start")
+    net, space, start = DEEP.network(), mixed(), DEEP.vocabulary.word("start")
+    theta = jax.jit(DEEP.build().init)(jax.random.key(0))
     told = stripped(space, "eagle")
-    memory = net.encode(theta, jnp.where(told.token < 0, -1, told.token + 16), told.slot)
+    memory = jax.jit(net.encode)(theta, jnp.where(told.token < 0, -1, told.token + 16), told.slot)
     study = Study(memory, space.sizes(16), space.ordered, told.first, jnp.asarray(start))
     tokens = jax.random.randint(jax.random.key(3), (24,), 0, 3)
     at = lambda position: tokens[jnp.clip(position, 0, 23)]  # noqa: E731
-    full, _ = net.decode(
-        theta,
-        reading(at, jnp.arange(25) - 1, start, told.first, jnp.asarray(3), space.sizes(16), space.ordered),
-        memory,
-        (),
-    )
+
+    @jax.jit
+    def at_once():
+        read = reading(at, jnp.arange(25) - 1, start, told.first, jnp.asarray(3), space.sizes(16), space.ordered)
+        return net.decode(theta, read, memory, ())[0]
+
+    full, begun, further = at_once(), jax.jit(begin, static_argnums=0), jax.jit(read, static_argnums=0)
     for width in (4, 8):
-        context = begin(net, theta, study, jnp.zeros(24, jnp.int32), jnp.asarray(0))
+        context = begun(net, theta, study, jnp.zeros(24, jnp.int32), jnp.asarray(0))
         np.testing.assert_allclose(context.logits, full[0], atol=1e-5)
         for i in range(0, 24, width):
-            context = read(net, theta, study, context, tokens[i : i + width])
+            context = further(net, theta, study, context, tokens[i : i + width])
             np.testing.assert_allclose(context.logits, full[i + width], atol=1e-5)
-    partly = begin(net, theta, study, tokens, jnp.asarray(12))
+    partly = begun(net, theta, study, tokens, jnp.asarray(12))
     np.testing.assert_allclose(partly.logits, full[12], atol=1e-5)
-    whole = read(net, theta, study, partly, tokens[12:16])
+    whole = further(net, theta, study, partly, tokens[12:16])
     np.testing.assert_allclose(whole.logits, full[16], atol=1e-5)
 
 
@@ -139,7 +159,7 @@ def test_top_k_and_nucleus_keep_the_likeliest():
     logits, keys = jnp.log(jnp.array([0.5, 0.3, 0.15, 0.05])), jax.random.split(jax.random.key(0), 2000)
 
     def seen(how):
-        tokens, log_probs = jax.vmap(lambda k: draw(jax.random.clone(k), logits, jnp.asarray(4), how))(keys)
+        tokens, log_probs = jax.jit(jax.vmap(lambda k: draw(jax.random.clone(k), logits, jnp.asarray(4), how)))(keys)
         return set(np.asarray(tokens).tolist()), np.exp(np.asarray(log_probs[tokens == 0][0]))
 
     assert seen(Sampling(top_k=2)) == ({0, 1}, pytest.approx(0.625, abs=1e-5))
@@ -156,21 +176,21 @@ def test_illegal_tokens_have_no_probability():
 
 def test_likelihood_sees_no_future(theta):
     """At a fixed range, what is said of a trial depends on no later one; on a mask's far side nothing counts."""
-    task, learned = problem(range=fixed()), TINY.build()
+    task = problem(range=fixed())
     _, whole = run(theta, task)
     changed = whole._replace(x=whole.x.at[5:].set(whole.x[0]))
-    a, b = learned.log_prob(theta, task, whole), learned.log_prob(theta, task, changed)
+    a, b = likelihood(theta, task, whole), likelihood(theta, task, changed)
     for name in ("x", "y"):
         np.testing.assert_allclose(a[name][:5], b[name][:5], atol=1e-6)
     assert not np.allclose(a["x"][5:], b["x"][5:])
-    cut = learned.log_prob(theta, task, changed._replace(mask=jnp.arange(TRIALS) < 5))
+    cut = likelihood(theta, task, changed._replace(mask=jnp.arange(TRIALS) < 5))
     np.testing.assert_allclose(cut["x"][:5], a["x"][:5], atol=1e-6)
     assert np.all(cut["x"][5:] == 0) and np.all(cut["y"][5:] == 0)
 
 
 def test_likelihood_sees_the_past(theta):
     """Another point, another value, or two trials in another order, and what follows has another probability."""
-    task, learned = problem(range=fixed()), TINY.build()
+    task = problem(range=fixed())
     _, whole = run(theta, task)
     value = whole.evaluation.value
     swap = jnp.array([0, 1, 2, 4, 3, *range(5, TRIALS)])
@@ -179,19 +199,19 @@ def test_likelihood_sees_the_past(theta):
         whole._replace(evaluation=Evaluation(value.at[4].set(jnp.where(value[4] > 10, 1.0, 30.0)))),
         jax.tree.map(lambda a: a[swap], whole),
     )
-    before = learned.log_prob(theta, task, whole)
+    before = likelihood(theta, task, whole)
     assert len({tuple(map(float, point)) for point in whole.x[jnp.array([0, 3, 4]), 0]}) == 3
     for changed in changes:
-        after = learned.log_prob(theta, task, changed)
+        after = likelihood(theta, task, changed)
         for name in ("x", "y"):
             assert np.max(np.abs(before[name][5:] - after[name][5:])) > 1e-4
 
 
 def test_likelihood_does_not_see_padding(theta):
     """Of parameters beyond those in use, of trials beyond those read, and of the prompt."""
-    task, learned = problem(range=fixed()), TINY.build()
+    task = problem(range=fixed())
     _, whole = run(theta, task)
-    expected = learned.log_prob(theta, task, whole)
+    expected = likelihood(theta, task, whole)
 
     def wider(a, value):
         return jnp.concatenate([a, jnp.full(2, value, a.dtype)])
@@ -202,22 +222,21 @@ def test_likelihood_does_not_see_padding(theta):
         token=wider(told.token, -1), slot=wider(told.slot, 0), parameters=jnp.asarray(3), reads=jnp.zeros(TRIALS * 4)
     )
     x = jnp.concatenate([whole.x, jnp.zeros((TRIALS, 1, 2))], -1)
-    found = learned.log_prob(theta, task._replace(space=space, context=padded), whole._replace(x=x))
+    found = likelihood(theta, task._replace(space=space, context=padded), whole._replace(x=x))
     for name in ("x", "y"):
         np.testing.assert_allclose(found[name], expected[name], atol=1e-5)
 
 
 def test_likelihood_does_not_see_units(theta):
     """Bounds in other units, values in other units: the same study."""
-    space, learned = mixed(), TINY.build()
-    task = problem()
+    space, task = mixed(), problem()
     _, whole = run(theta, task)
-    expected = learned.log_prob(theta, task, whole)
+    expected = likelihood(theta, task, whole)
     other = space._replace(low=space.low * 1.0, high=space.high)
     other = other._replace(low=other.low.at[0].set(100.0), high=other.high.at[0].set(140.0))
     x = whole.x.at[..., 0].set(100 + 4 * (whole.x[..., 0] + 5))
     value = Evaluation(3.0 * whole.evaluation.value - 7.0)
-    found = learned.log_prob(
+    found = likelihood(
         theta, task._replace(space=other, context=stripped(other, "random")), whole._replace(x=x, evaluation=value)
     )
     for name in ("x", "y"):
@@ -226,7 +245,7 @@ def test_likelihood_does_not_see_units(theta):
 
 def test_encoder_is_blind_to_nothing(theta):
     """Any change of the metadata changes what the decoder is told."""
-    net = TINY.network()
+    encode = jax.jit(TINY.network().encode)
 
     def encoded(**changes):
         space = SearchSpace.from_dict(
@@ -236,7 +255,7 @@ def test_encoder_is_blind_to_nothing(theta):
         told = prompt(
             Record(space, **{"name": "convnet", "metric": "accuracy", "algorithm": "eagle"} | changes), room=160
         )
-        return np.asarray(net.encode(theta, jnp.where(told.token < 0, -1, told.token + 16), told.slot).value[:, 0])
+        return np.asarray(encode(theta, jnp.where(told.token < 0, -1, told.token + 16), told.slot).value[:, 0])
 
     base = encoded()
     np.testing.assert_array_equal(encoded(), base)
@@ -277,12 +296,11 @@ def test_range():
 
 def test_a_new_extreme_is_read_again_and_nothing_else(theta):
     """Between new extremes the range stays, and so does what was read."""
-    optimizer = TINY.build().bind(theta)
-    task = problem()
+    optimizer, task = bound(theta), problem()
     state = optimizer.init(jax.random.key(0), task)
     seen = []
     for t, value in enumerate([5.0, 1.0, 3.0, 2.0, 0.5, 7.0]):
-        x, state = jax.jit(optimizer.ask)(jax.random.key(t), state)
+        x, state = optimizer.ask(jax.random.key(t), state)
         seen.append(float(state.inner.range.anchor) if t else None)
         assert int(state.inner.fed) == t
         state = optimizer.tell(jax.random.key(t), state, x, Evaluation(jnp.array([value])))
@@ -303,8 +321,7 @@ def test_dtypes_agree(theta, dtype):
     config = TINY.model_copy(update={"dtype": dtype})
     task = problem(range=fixed())
     _, whole = run(theta, task)
-    found = config.build().log_prob(theta, task, whole)
-    expected = TINY.build().log_prob(theta, task, whole)
+    found, expected = jax.jit(config.build().log_prob)(theta, task, whole), likelihood(theta, task, whole)
     np.testing.assert_allclose(found["x"], expected["x"], atol=0.5 if dtype == "bfloat16" else 1e-6)
     assert found["x"].dtype == jnp.float32
     _, sampled = run(theta, task, config=config)
@@ -313,7 +330,7 @@ def test_dtypes_agree(theta, dtype):
 
 @pytest.mark.parametrize("values", [[], [1.0, 1.0, 1.0], [np.nan, np.nan], [np.inf, 2.0, np.nan]])
 def test_odd_histories(theta, values):
-    optimizer = TINY.build().bind(theta)
+    optimizer = bound(theta)
     state = optimizer.init(jax.random.key(0), problem())
     for value in values:
         x, state = optimizer.ask(jax.random.key(1), state)
@@ -329,7 +346,7 @@ def test_odd_spaces(theta):
     )
     assert len(space) == 12
     told = prompt(Record(space, name="ü" * 500))
-    optimizer = TINY.build().bind(theta)
+    optimizer = bound(theta)
     state = optimizer.init(jax.random.key(0), Problem(space.space, space.space.low, context=told))
     x, _ = optimizer.ask(jax.random.key(1), state)
     assert set(space.from_point(np.asarray(x[0]))) == set(space.names)
@@ -388,6 +405,6 @@ def test_runs_side_by_side_are_those_one_by_one(theta):
         return found.x
 
     keys = jax.random.split(jax.random.key(0), 4)
-    together = jax.jit(jax.vmap(one))(levels, keys)
+    together, alone = jax.jit(jax.vmap(one))(levels, keys), jax.jit(one)
     for i in range(4):
-        np.testing.assert_allclose(together[i], jax.jit(one)(levels[i], jax.random.clone(keys[i])), atol=1e-6)
+        np.testing.assert_allclose(together[i], alone(levels[i], jax.random.clone(keys[i])), atol=1e-6)
