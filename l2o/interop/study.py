@@ -145,7 +145,7 @@ class Study:
         return assignment(self.space, pair[0]), real_number(pair[1])
 
     def _header(self, budget: int) -> dict[str, Any]:
-        own = {"guesses": self._guesses} if self._guesses else {}
+        own: dict[str, Any] = {"guesses": self._guesses} if self._guesses else {}
         if self._known:
             own["known"] = [[p, value if math.isfinite(value) else None] for p, value in self._known]
         return own | {
@@ -283,14 +283,13 @@ class Study:
 
     def _own(self, what: str, trial: Any) -> StudyTrial:
         """The trial that is meant."""
-        whole = isinstance(trial, int | np.integer) and not isinstance(trial, bool)
-        if not whole and not isinstance(trial, StudyTrial):
+        number = trial.number if isinstance(trial, StudyTrial) else trial
+        if not isinstance(number, int | np.integer) or isinstance(number, bool):
             raise UserError(f"{what} takes a trial that this study suggested, found {trial!r:.80}")
-        number = int(trial) if whole else trial.number
         if not 0 <= number < len(self._trials):
             raise UserError(f"{what}: there is no trial {number}, expected a number below {len(self._trials)}")
-        found = self._trials[number]
-        if not whole and trial.parameters != found.parameters:
+        found = self._trials[int(number)]
+        if isinstance(trial, StudyTrial) and trial.parameters != found.parameters:
             raise UserError(f"{what} takes a trial that this study suggested, found {trial!r:.80}")
         return found
 
