@@ -48,7 +48,7 @@ def run(quick: bool = False) -> dict[str, Any]:
     """Measure and print; returns the rows as JSON."""
     rows = []
     shipped = l2o.load("optformer") if "optformer" in l2o.names() and not quick else None
-    small = {"width": 16, "heads": 2, "feedforward": 16, "decoder_layers": 1} if quick else {}
+    small: dict[str, Any] = {"width": 16, "heads": 2, "feedforward": 16, "decoder_layers": 1} if quick else {}
     base = (shipped.config if shipped else OptFormerConfig(**small)).model_copy(update={"acquisition": "none"})
     theta = shipped.theta if shipped else base.build().init(jax.random.key(0))
     print(f"{'trials':>7} {'ms with the cache':>18} {'ms reading all again':>21}")
