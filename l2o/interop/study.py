@@ -181,7 +181,7 @@ class Study:
         """All that changes a study; the same for what happens and for what is read from its file."""
         if "asked" in event:
             own, number = event.get("guess", False), event["asked"]
-            self._guessed += own
+            self._guessed += own * len(event["parameters"])
             self._trials += [StudyTrial(n, p) for n, p in enumerate(event["parameters"], number)]
             self._steps.append(Asked(number, event["parameters"], own))
             return
@@ -244,7 +244,7 @@ class Study:
             self._suggester.forget()
             raise
 
-    def observe(self, trial: StudyTrial | int | Mapping[str, Any], value: Any) -> None:
+    def observe(self, trial: StudyTrial | int | np.integer | Mapping[str, Any], value: Any) -> None:
         """Say what the evaluation of a trial gave. With a file, it is on the disk when this returns.
 
         Args:
@@ -262,7 +262,9 @@ class Study:
         else:
             self._close("observe", trial, None, f"the value is {value}")
 
-    def fail(self, trial: StudyTrial | int | Mapping[str, Any], error: object = "the evaluation failed") -> None:
+    def fail(
+        self, trial: StudyTrial | int | np.integer | Mapping[str, Any], error: object = "the evaluation failed"
+    ) -> None:
         """Say that the evaluation of a trial failed, and perhaps why.
 
         Raises:

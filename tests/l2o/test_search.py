@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -269,6 +270,57 @@ def test_baselines_with_settings(tmp_path):
     assert result.optimizer == "sobol"
     with pytest.raises(UserError, match="its optimizer has other settings"):
         minimize(bowl, BOUNDS, "sobol", budget=8, log=log)
+
+
+# What is known, and guesses
+
+
+@pytest.mark.parametrize("optimizer", ["random", "sobol", ONE, FOUR, HOST], ids=str)
+def test_guesses_come_first_and_what_is_known_does_not_count(optimizer, tmp_path):
+    guesses, known = [(1, 2), np.array([3.5, 4])], [((0, 0), 2.0), ([1.0, 1.0], math.nan), ((1, 1), 0.25)]
+    calls = []
+
+    def f(x):
+        calls.append(x.tolist())
+        return 7.0 if len(calls) < 6 else 6.0
+
+    call = dict(bounds=BOUNDS, optimizer=optimizer, budget=6, guesses=guesses, known=known)
+    result = minimize(f, log=tmp_path / "whole", **call)
+    assert calls[:2] == [[1, 2], [3.5, 4]] and len(calls) == result.nfev == 6
+    assert [t.known for t in result.history] == [True] * 3 + [False] * 6
+    assert result.fun == 0.25 and result.x.tolist() == [1, 1] and result.status == 0
+    for kept in range(1, 15):  # killed after any line
+        lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+        (tmp_path / "part").write_bytes(b"".join(lines[:kept]))
+        calls[:] = calls[: sum(b"told" in line for line in lines[:kept])]
+        assert record(minimize(f, log=tmp_path / "part", **call).history) == record(result.history)
+    for other in ({"guesses": guesses[:1]}, {"known": ()}):
+        with pytest.raises(UserError, match=f"its {next(iter(other))} is"):
+            minimize(f, log=tmp_path / "whole", **call | other)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_an_optimizer_is_told_what_is_known(n):
+    """Whether it asks for one point, or for four of which one is replaced."""
+    search = Search([(0, 1)] * 2, population_optimizer(n), known=[((0.9, 0.1), -5.0), ((0.5, 0.5), 0.0)])
+    for _ in range(8):
+        search.observe(search.ask(), 1.0)
+    search.ask()
+    best, value, rounds, _ = search._suggester._proposer._carry[1]
+    np.testing.assert_allclose(best, [0.9, 0.1])
+    assert value < 0 and rounds == {1: 10, 4: 2}[n]
+
+
+def test_a_trial_is_told_by_its_number_a_copy_or_a_point():
+    search = Search(BOUNDS, "random")
+    trials = [search.ask() for _ in range(4)]
+    search.observe(2, 1.0)
+    search.observe(np.int64(1), 2.0)
+    search.observe(pickle.loads(pickle.dumps(trials[0])), 3.0)
+    search.observe([1, 2], 0.5, seconds=2.0)
+    assert [(t.number, t.value) for t in search.history] == [(2, 1.0), (1, 2.0), (0, 3.0), (4, 0.5)]
+    assert [t.value for t in trials[:3]] == [3.0, 2.0, 1.0] and math.isnan(trials[3].value)
+    assert search.best.known and search.evaluations == 3
 
 
 # Evaluations

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import pickle
 import subprocess
 import sys
 import zlib
@@ -248,6 +249,42 @@ def test_own_parameters_belong_to_who_reads_any(fake):
             *[RecordedTrial(expected, None, "infeasible")] * 2,
         ],
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["random", "four", "host", "optformer"])
+def test_guesses_come_first_and_what_is_known_is_there(name, fake, tmp_path):
+    guess = {"lr": 1e-3, "Größe": 4, "constant": 3, "batch": 16, "only": "x", "优化器": None}
+    call = dict(
+        space=SPACE, optimizer=OPTIMIZERS[name], goal="maximize", guesses=[guess, guess | {"batch": 64}],
+        known=[(guess, 2.5), (guess | {"Größe": 2}, math.nan)],
+    )  # fmt: skip
+    with Study(**call, path=tmp_path / "whole") as whole:
+        first = whole.suggest(count=3)
+        play(whole, 3)
+        whole.observe(guess | {"batch": 32}, 9.0)
+        play(whole, 2)
+    assert [t.state for t in whole.history[:2]] == ["complete", "infeasible"] and whole.best.value == 9.0
+    assert [t.number for t in first] == [2, 3, 4] and [t.parameters for t in first[:2]] == call["guesses"]
+    lines = (tmp_path / "whole").read_bytes().splitlines(keepends=True)
+    for kept in range(1, 5):  # killed after any of the first lines
+        (tmp_path / "part").write_bytes(b"".join(lines[:kept]))
+        with Study(**call, path=tmp_path / "part") as part:
+            waiting = [t.number for t in part.history if t.state == "pending"]
+            assert [t.number for t in part.suggest(count=3)] == [2, 3, 4] and waiting == [[], [], [], [2, 3]][kept - 1]
+            play(part, 3)
+            part.observe(guess | {"batch": 32}, 9.0)
+            play(part, 2)
+        assert seen(part) == seen(whole) and (tmp_path / "part").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_a_trial_is_told_by_its_number_or_a_copy():
+    study = Study(SPACE, "random")
+    trials = study.suggest(count=4)
+    study.observe(2, 1.0)
+    study.fail(np.int64(1))
+    study.observe(pickle.loads(pickle.dumps(trials[0])), 3.0)
+    assert [t.state for t in trials] == ["complete", "infeasible", "complete", "pending"]
+    assert [t.value for t in study.history] == [3.0, None, 1.0, None]
 
 
 def test_a_changed_dictionary_changes_no_trial():
