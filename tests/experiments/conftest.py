@@ -1,4 +1,4 @@
-"""A tiny experiment, the command line in this process and in others, which have a compilation cache of their own."""
+"""A tiny experiment, the command line in this process and in others, all with the compilation cache of the tests."""
 
 import json
 import os
@@ -58,16 +58,15 @@ class Outcome(NamedTuple):
         return self.err.removeprefix("error: ").strip()
 
 
-@pytest.fixture(scope="session")
-def cache_home(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+# where tests/conftest.py has the cache
+CACHE = Path(__file__).parents[2] / ".jax_cache"
 
 
 @pytest.fixture(scope="session")
-def environment(cache_home):
+def environment():
     """The environment of child processes."""
     names = ("L2O_DATA", "XDG_CACHE_HOME", "COLUMNS")
-    return {**{k: v for k, v in os.environ.items() if k not in names}, "XDG_CACHE_HOME": str(cache_home)}
+    return {**{k: v for k, v in os.environ.items() if k not in names}, "XDG_CACHE_HOME": str(CACHE)}
 
 
 @pytest.fixture(scope="session")
@@ -109,8 +108,8 @@ def cli(monkeypatch, capsys):
     options = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in options}
     path = list(sys.path)
-    # where tests/conftest.py has the cache: JAX keeps the directory that it compiled its first program with
-    monkeypatch.setenv("XDG_CACHE_HOME", str(Path(__file__).parents[2] / ".jax_cache"))
+    # JAX keeps the directory that it compiled its first program with
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHE))
     monkeypatch.delenv("L2O_DATA", raising=False)
 
     def run(*arguments):

@@ -20,7 +20,7 @@ from meta.trajectories import read_manifest
 CONFIG = OptFormerConfig(bins=16, width=32, heads=2, feedforward=64, decoder_layers=1, max_trials=8)
 FEW = [
     "meta.optimizer.buckets=[24]", "meta.optimizer.learning_rate=1e-2", "meta.optimizer.warmup=2", "meta.log_every=5",
-    "meta.validate_every=10", "meta.checkpoint_every=10", "meta.validation_tasks=32",
+    "meta.validate_every=10", "meta.checkpoint_every=10", "meta.validation_tasks=32", "meta.devices=1",
 ]  # fmt: skip
 SPACE = {
     "rate": optuna.distributions.FloatDistribution(1e-4, 1, log=True),

@@ -231,7 +231,7 @@ def meta(**changes):
     optimizer = ImitationConfig(buckets=BUCKETS, warmup=2, learning_rate=0.01)
     return MetaConfig(
         **{"steps": 40, "tasks": 8, "optimizer": optimizer, "log_every": 10, "validate_every": 20,
-           "checkpoint_every": 20, "validation_tasks": 32} | changes
+           "checkpoint_every": 20, "validation_tasks": 32, "devices": 1} | changes
     )  # fmt: skip
 
 
