@@ -109,6 +109,22 @@ def test_query_t_is_made_after_t_updates():
     )
 
 
+def test_ask_evaluate_and_tell_draw_apart_in_every_round():
+    """None of them may have the key of another: what is drawn would be tied to what it is judged by."""
+
+    def ask(key, state):
+        return jax.random.uniform(key, (1,)), state
+
+    def tell(key, state, x, evaluation):
+        return jnp.append(state[1:], jax.random.uniform(key))
+
+    optimizer = Optimizer(lambda key, problem: jnp.zeros(4), ask, tell)
+    drawn = Task.from_loss(lambda key, x: jax.random.uniform(key), Problem(Space.free(), jnp.zeros(())))
+    told, run = unroll(optimizer, drawn, jnp.zeros(4), jax.random.key(1), 4)
+    draws = np.concatenate([told, run.x[:, 0], run.evaluation.value[:, 0]])
+    assert np.unique(draws).size == 12
+
+
 def test_leading_axes_are_steps_and_population():
     optimizer, problem = random_search(3), bowl()
     state = optimizer.init(jax.random.key(0), problem.problem)

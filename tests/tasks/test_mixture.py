@@ -45,6 +45,16 @@ def test_parts_are_flat():
     assert MIXTURE.parts == (TWO, THREE) and TWO.parts == (TWO,)
 
 
+def test_the_split_reaches_every_part():
+    class Split(QuadraticConfig):
+        def build(self, split="train"):
+            return QuadraticConfig(dimension=self.dimension, start_scale={"train": 1.0, "test": 2.0}[split]).build()
+
+    mixture = MixtureConfig(families=(Split(dimension=2), Split(dimension=3)))
+    for split, scale in (("train", 1.0), ("test", 2.0)):
+        assert [part.start_scale for part in mixture.build(split).parts] == [scale, scale]
+
+
 def test_a_wrapped_mixture_is_a_mixture_of_wrapped_families():
     inner: Any = {"kind": "mixture", "families": FIELDS}
     config = RescaledConfig(family=inner, parameters=1.0, objective=0.5)
