@@ -4,9 +4,11 @@ All arithmetic is in double precision on the host, so that large whole numbers a
 """
 
 import bisect
+import copy
 import itertools
 import math
 import sys
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +19,8 @@ from l2o.registry import Config, nearest
 
 CONDITIONS = ("conditional", "condition", "conditions", "parent", "children")  # how others say: only if another is set
 WHOLE = 2**63  # whole numbers stay below it, as in a database
+MOST_STEPS = 2**17  # of a range with a step: all its values are listed
+DEEPEST = 8  # lists within lists of a category
 
 
 class Parameter(Config):
@@ -26,11 +30,15 @@ class Parameter(Config):
       name: any text but the empty one.
       kind: a float, an integer, one of some numbers (discrete), or one of some values without an order (categorical).
       low: the lowest value of a float or an integer.
-      high: the highest; of a float above low, of an integer at least low.
-      values: the finite numbers of a discrete parameter (they are sorted), or the strings, numbers, booleans or None of
-        a categorical one. All are distinct; categories of different types are, though they may be equal (1 and True).
+      high: the highest, at least low; where they are equal, the parameter is a constant.
+      values: the finite numbers of a discrete parameter (they are sorted), or those of a categorical one: strings,
+        numbers, booleans, None, and lists and tuples of such. All are distinct; categories of different types are,
+        though they may be equal (1 and True, or a list and a tuple).
       scale: how a float or an integer lies in the unit interval: "linear", "log" (equal ratios are equal lengths) or
         "reverse_log" (the mirror image of that, finest near high); the latter two need low > 0.
+
+    A `step` beside low and high makes a float or an integer the discrete parameter of low, low + step, ..., as far as
+    high.
 
     >>> layers = Parameter(name="layers", kind="integer", low=1, high=8)
     >>> layers.to_unit(1), layers.from_unit(0.5), layers.to_token(5, bins=256), layers.to_token(5, bins=2)
@@ -49,19 +57,40 @@ class Parameter(Config):
         for key in data:
             if key in CONDITIONS:
                 raise UserError(f"{where} has {key!r}, and conditional parameters are not supported yet: leave it out")
-            if key not in type(self).model_fields:
-                known = ", ".join(type(self).model_fields)
+            if key not in (*type(self).model_fields, "step"):
+                known = ", ".join((*type(self).model_fields, "step"))
                 raise UserError(
                     f"{where} has an unknown field {key!r}{nearest(key, known.split(', '))}: it takes {known}"
                 )
+        step = plain(data.pop("step", None))
         try:
             super().__init__(**data)
+            values = None if step is None else self._stepped(step)
+            if values is not None:
+                data = {"name": self.name, "kind": "discrete", "values": values}
+                super().__init__(**data)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             if first["type"] == "value_error":
                 raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}") from None
             found = "" if first["type"] == "missing" else f", found {first['input']!r:.80}"
             raise UserError(f"{where}: {first['loc'][0]}: {first['msg']}{found}") from None
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.kind, self.low, self.high, _hashable(self.values), self.scale))
+
+    def _stepped(self, step: Any) -> list[int | float] | None:
+        """The values of a range with a step; None where they are all whole numbers of it."""
+        where = f"parameter {self.name!r}"
+        if self.low is None or self.high is None or self.scale != "linear":
+            raise UserError(f"{where} has a step, which a float or an integer on a linear scale alone may have")
+        if type(step) not in (int, float) or not 0 < step <= sys.float_info.max:
+            raise UserError(f"{where}: step must be a positive number, found {step!r:.80}")
+        if self.kind == "integer" and step != int(step):
+            raise UserError(f"{where}: step of an integer must be a whole number, found {step}")
+        if self.kind == "integer" and step == 1:
+            return None
+        return steps(self.name, self.low, self.high, int(step) if self.kind == "integer" else step)
 
     @field_validator("name")
     @classmethod
@@ -81,12 +110,12 @@ class Parameter(Config):
     def _plain_values(cls, values: Any, info) -> Any:
         if not isinstance(values, list | tuple | np.ndarray):
             return values
-        plains = tuple(map(plain, values))
         if info.data.get("kind") == "categorical":
+            plains = tuple(map(plain_category, values))
             check_categories(plains)
-        elif info.data.get("kind") == "discrete":
-            plains = check_numbers(plains)
-        return plains
+            return plains
+        plains = tuple(map(plain, values))
+        return check_numbers(plains) if info.data.get("kind") == "discrete" else plains
 
     @model_validator(mode="after")
     def _check(self):
@@ -99,10 +128,8 @@ class Parameter(Config):
             raise ValueError(f"a parameter of kind {self.kind} has low and high, and no values")
         if self.kind == "integer" and not all(isinstance(a, int) and abs(a) < WHOLE for a in (low, high)):
             raise ValueError(f"low and high of an integer must be whole numbers below 2^63, found {low!r} and {high!r}")
-        if self.kind == "integer" and low > high:
+        if low > high:
             raise ValueError(f"low must be at most high, found {low} and {high}")
-        if self.kind == "float" and low >= high:
-            raise ValueError(f"low must be below high, found {low} and {high}")
         if self.scale != "linear" and low <= 0:
             raise ValueError(f"low must be positive on the scale {self.scale}, found {low}")
         if not math.isfinite((high - low) / (1 if self.scale == "linear" else low)):
@@ -110,10 +137,15 @@ class Parameter(Config):
         return self
 
     @property
+    def listed(self) -> tuple[Any, ...] | None:
+        """The values that are known by an index: of a discrete or categorical parameter, and the one of a constant."""
+        return (self.low,) if self.kind == "float" and self.low == self.high else self.values
+
+    @property
     def levels(self) -> int:
-        """How many values there are; 0 for a float."""
-        if self.values is not None:
-            return len(self.values)
+        """How many values there are; 0 for a float that is no constant."""
+        if self.listed is not None:
+            return len(self.listed)
         return self.high - self.low + 1 if self.kind == "integer" else 0  # pyright: ignore
 
     def size(self, bins: int) -> int:
@@ -121,15 +153,15 @@ class Parameter(Config):
         return self.levels if 0 < self.levels <= bins else bins
 
     def index(self, value: Any) -> int | float:
-        """The number that stands for a value in `l2o.Space`: itself, or the index of one of `values`.
+        """The number that stands for a value in `l2o.Space`: itself, or the index of one of `listed`.
 
         Raises:
           UserError: the parameter cannot have this value.
         """
         value = plain(value)
         if self.kind == "categorical":
-            same = [i for i, v in enumerate(self.values or ()) if type(v) is type(value) and v == value]
-            equal = [i for i, v in enumerate(self.values or ()) if np.isscalar(value) and v == value]
+            same = [i for i, v in enumerate(self.values or ()) if _equal(v, value, exact=True)]
+            equal = [i for i, v in enumerate(self.values or ()) if _equal(v, value)]
             if same or equal:
                 return (same or equal)[0]
             raise self._refuse(value, f"one of {list(self.values or ())!r:.200}")
@@ -139,6 +171,8 @@ class Parameter(Config):
             return self._nearest(value)
         if not self.low <= value <= self.high:  # pyright: ignore
             raise self._refuse(value, f"a number from {self.low} to {self.high}")
+        if self.low == self.high and self.kind == "float":
+            return 0
         if self.kind == "float":
             return float(value)
         if value != int(value):
@@ -146,18 +180,22 @@ class Parameter(Config):
         return int(value)
 
     def value(self, index: int | float) -> Any:
-        """The value that a finite number stands for; the nearest one where it is not exact. Inverse of `index`."""
+        """The value that a finite number stands for; the nearest one where it is not exact. Inverse of `index`.
+
+        A list is a copy, so that whoever changes it changes no other.
+        """
         if self.kind == "float":
             return float(min(max(index, self.low), self.high))  # pyright: ignore
         if self.kind == "integer":
             return min(max(round(index), self.low), self.high)  # pyright: ignore
-        return self.values[min(max(round(index), 0), self.levels - 1)]  # pyright: ignore
+        found = self.values[min(max(round(index), 0), self.levels - 1)]  # pyright: ignore
+        return copy.deepcopy(found) if isinstance(found, list | tuple) else found
 
     def to_unit(self, value: Any) -> float:
         """Position in [0, 1]; see `l2o.Space.to_unit`."""
         index, (first, last, half) = self.index(value), self._range()
         below, above, width = (index - first) + half, (last - index) + half, (last - first) + 2 * half
-        if self.scale == "linear":
+        if self.scale == "linear" or self.listed is not None:
             return below / width
         low, forward = first - half, below if self.scale == "log" else above
         u = math.log1p(forward / low) / math.log1p(width / low)
@@ -167,7 +205,7 @@ class Parameter(Config):
         """The value whose share of [0, 1] `u` lies in; inverse of `to_unit`. Numbers beyond [0, 1] are clipped."""
         u, (first, last, half) = min(max(float(u), 0.0), 1.0), self._range()
         width = (last - first) + 2 * half
-        if self.scale == "linear":
+        if self.scale == "linear" or self.listed is not None:
             below = u * width
         else:
             low, forward = first - half, u if self.scale == "log" else 1 - u
@@ -197,8 +235,8 @@ class Parameter(Config):
 
     def _range(self) -> tuple[Any, Any, float]:
         """First and last index, and half a step where there are steps."""
-        if self.values is not None:
-            return 0, len(self.values) - 1, 0.5
+        if self.listed is not None:
+            return 0, len(self.listed) - 1, 0.5
         return self.low, self.high, 0.5 if self.kind == "integer" else 0.0
 
     def _nearest(self, number: Any) -> int:
@@ -234,14 +272,82 @@ def check_text(what: str, text: str) -> str:
 def check_categories(values: tuple[Any, ...]) -> None:
     """Raise a ValueError unless these may be categories."""
     for value in values:
-        if value is not None and type(value) not in (str, int, float, bool):
-            raise ValueError(f"categories must be strings, numbers, booleans or None, found {value!r:.80}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"categories that are numbers must be finite, found {value}")
-        if isinstance(value, str):
-            check_text("a category", value)
-    if len({(type(value), value) for value in values}) < len(values):
+        _check_category(value, value, DEEPEST)
+    if len(set(map(_typed, values))) < len(values):
         raise ValueError(f"categories must be distinct, found {list(values)!r:.200}")
+
+
+def _check_category(value: Any, part: Any, deepest: int) -> None:
+    if isinstance(part, list | tuple) and deepest:
+        for each in part:
+            _check_category(value, each, deepest - 1)
+    elif part is not None and type(part) not in (str, int, float, bool):
+        deep = f"nested at most {DEEPEST} deep, " if isinstance(part, list | tuple) else ""
+        raise ValueError(
+            f"categories must be strings, numbers, booleans, None, or lists and tuples of such, {deep}found "
+            f"{value!r:.80}"
+        )
+    elif isinstance(part, float) and not math.isfinite(part):
+        raise ValueError(f"categories that are numbers must be finite, found {value!r:.80}")
+    elif isinstance(part, str):
+        check_text("a category", part)
+
+
+def plain_category(value: Any, deepest: int = DEEPEST) -> Any:
+    """A category of Python's own numbers and strings, which shares no list with `value`; inverse of `as_json`."""
+    if isinstance(value, dict) and value.keys() == {"tuple"} and isinstance(value["tuple"], list):
+        value = tuple(value["tuple"])
+    if type(value) in (list, tuple) and deepest:
+        return type(value)(plain_category(each, deepest - 1) for each in value)
+    return plain(value)
+
+
+def as_json(category: Any) -> Any:
+    """A category as JSON has it, where a tuple is `{"tuple": [...]}`."""
+    if isinstance(category, tuple):
+        return {"tuple": [as_json(each) for each in category]}
+    return [as_json(each) for each in category] if isinstance(category, list) else category
+
+
+def _typed(value: Any) -> Any:
+    """What tells categories apart: types count."""
+    return type(value), tuple(map(_typed, value)) if isinstance(value, list | tuple) else value
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def _equal(category: Any, value: Any, exact: bool = False) -> bool:
+    """Whether a value is a category; a list may stand for a tuple, and 1.0 for 1, unless exactly that is asked for."""
+    if exact and type(category) is not type(value):
+        return False
+    if isinstance(category, list | tuple):
+        if not isinstance(value, list | tuple) or len(category) != len(value):
+            return False
+        return all(_equal(a, plain(b), exact) for a, b in zip(category, value, strict=True))
+    return (value is None if category is None else np.isscalar(value)) and bool(category == value)
+
+
+def steps(name: str, low: int | float, high: int | float, step: int | float) -> list[int | float]:
+    """All values of a range with a step, as decimal numbers: 0.1 and three steps of 0.1 are 0.4.
+
+    Raises:
+      UserError: there are more than `MOST_STEPS`.
+    """
+    count = (high - low) / step
+    if count < 1e15:  # then the exact number
+        count = int((decimal(high) - decimal(low)) // decimal(step)) + 1
+    if count > MOST_STEPS:
+        raise UserError(
+            f"parameter {name!r} has {count:.15g} steps from {low} to {high}: expected at most {MOST_STEPS}"
+        )
+    return [type(low)(decimal(low) + k * decimal(step)) for k in range(int(count))]
+
+
+def decimal(number: int | float) -> Decimal:
+    """The number as it is written."""
+    return Decimal(str(number))
 
 
 def check_numbers(values: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from l2o.errors import UserError
-from l2o.parameter import Parameter
+from l2o.parameter import Parameter, as_json
 from l2o.registry import nearest
 from l2o.space import LINEAR, LOG, REVERSE_LOG, Space
 
@@ -58,10 +58,10 @@ class SearchSpace:
         return cls(tuple(_parameter(name, fields) for name, fields in parameters.items()))
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain data, fit for JSON; inverse of `from_dict`."""
+        """Plain data, fit for JSON; inverse of `from_dict`. A category that is a tuple is `{"tuple": [...]}` in it."""
         plain = {p.name: p.model_dump(exclude={"name"}, exclude_defaults=True) for p in self.parameters}
         return {
-            name: {key: list(v) if isinstance(v, tuple) else v for key, v in fields.items()}
+            name: {key: [as_json(each) for each in v] if key == "values" else v for key, v in fields.items()}
             for name, fields in plain.items()
         }
 
@@ -73,7 +73,7 @@ class SearchSpace:
           UserError: it is not JSON, or not a search space.
         """
         try:
-            return cls.from_dict(json.loads(text, object_pairs_hook=_distinct))
+            return cls.from_dict(json.loads(text.removeprefix("\ufeff"), object_pairs_hook=_distinct))
         except json.JSONDecodeError as error:
             raise UserError(f"a search space is not valid JSON: {error}") from None
 
@@ -117,9 +117,9 @@ class SearchSpace:
         Raises:
           UserError: single precision cannot hold the range of a parameter.
         """
-        ends = [(0, p.levels - 1) if p.values is not None else (p.low, p.high) for p in self.parameters]
+        ends = [(0, p.levels - 1) if p.listed is not None else (p.low, p.high) for p in self.parameters]
         levels = np.array([min(p.levels, 2**31 - 1) for p in self.parameters], np.int32)
-        scale = np.array([SCALES[p.scale] for p in self.parameters], np.int32)
+        scale = np.array([SCALES[p.scale] if p.listed is None else LINEAR for p in self.parameters], np.int32)
         with np.errstate(all="ignore"):
             low, high = np.array(ends, np.float64).astype(np.float32).T
             half = np.where(levels > 0, np.float32(0.5), np.float32(0))
@@ -201,8 +201,8 @@ def _parameter(name: Any, fields: Any) -> Parameter:
         return Parameter(name=name, kind="float", low=fields[0], high=fields[1])
     if not isinstance(fields, Mapping) or "name" in fields or not all(isinstance(key, str) for key in fields):
         raise UserError(
-            f"parameter {name!r} is {fields!r:.80}: expected a dictionary of kind, low, high, values and scale, a "
-            "tuple (low, high) or a list of categories"
+            f"parameter {name!r} is {fields!r:.80}: expected a dictionary of kind, low, high, step, values and scale, "
+            "a tuple (low, high) or a list of categories"
         )
     return Parameter(name=name, **fields)
 

@@ -1,17 +1,13 @@
 """Between the parameters of a search space and Optuna's distributions."""
 
-from decimal import Decimal
 from typing import Any
 
 from l2o.errors import UserError
-from l2o.parameter import Parameter
-
-Number = int | float
-MOST_STEPS = 2**17  # of a range with a step: all its values are listed
+from l2o.parameter import MOST_STEPS, Parameter, decimal, steps
 
 
 def from_distribution(name: str, distribution: Any) -> Parameter:
-    """A parameter. A range with a step becomes its list of values, and one that is a single value a list of one.
+    """A parameter. A range with a step becomes its list of values.
 
     Raises:
       UserError: Optuna is not installed, this is no distribution of it, or it has more than `MOST_STEPS` steps.
@@ -26,10 +22,8 @@ def from_distribution(name: str, distribution: Any) -> Parameter:
             "CategoricalDistribution of Optuna"
         )
     low, high, step = distribution.low, distribution.high, distribution.step
-    if distribution.single():
-        return Parameter(name=name, kind="discrete", values=[low])
     if step is not None and not (whole and step == 1):
-        return Parameter(name=name, kind="discrete", values=_steps(name, low, high, step))
+        return Parameter(name=name, kind="discrete", values=steps(name, low, high, step))
     kind, scale = "integer" if whole else "float", "log" if distribution.log else "linear"
     return Parameter(name=name, kind=kind, low=low, high=high, scale=scale)
 
@@ -57,23 +51,11 @@ def to_distribution(parameter: Parameter) -> Any:
     if len(values) == 1:
         return make(values[0], values[0])
     low, high = values[0], values[-1]
-    step = number(_decimal(values[1]) - _decimal(low))
-    even = (len(values) - 1) * _decimal(step) == _decimal(high) - _decimal(low) and len(values) <= MOST_STEPS
-    if not even or _steps(parameter.name, low, high, step) != values:
+    step = number(decimal(values[1]) - decimal(low))
+    even = (len(values) - 1) * decimal(step) == decimal(high) - decimal(low) and len(values) <= MOST_STEPS
+    if not even or steps(parameter.name, low, high, step) != values:
         return kinds.CategoricalDistribution(parameter.values)
     return make(low, high, step=step)
-
-
-def _steps(name: str, low: Number, high: Number, step: Number) -> list[Number]:
-    """All values, as decimal numbers: 0.1 and three steps of 0.1 are 0.4."""
-    count = int((_decimal(high) - _decimal(low)) // _decimal(step)) + 1
-    if count > MOST_STEPS:
-        raise UserError(f"parameter {name!r} has {count} steps from {low} to {high}: expected at most {MOST_STEPS}")
-    return [type(low)(_decimal(low) + k * _decimal(step)) for k in range(count)]
-
-
-def _decimal(number: Number) -> Decimal:
-    return Decimal(str(number))
 
 
 def _distributions() -> Any:

@@ -1,5 +1,6 @@
 """A study over a space of named parameters, for those who own the loop: suggest, evaluate, observe."""
 
+import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,7 @@ class StudyTrial:
     @property
     def parameters(self) -> dict[str, Any]:
         """What to evaluate, by name; a copy."""
-        return dict(self._parameters)
+        return copy.deepcopy(self._parameters)
 
     @property
     def state(self) -> str:

@@ -3,7 +3,8 @@
 Events, in the order in which they happened: `{"asked": 0, "parameters": [{...}, ...]}` for the trials that were
 suggested together, from number 0 on, with `"guess": true` where a person chose them;
 `{"told": 0, "value": 0.93, "error": null}`, with an error in place of a value where the evaluation failed; and
-`{"added": 7, "parameters": {...}, "value": ..., "error": ...}` for a trial that nobody suggested.
+`{"added": 7, "parameters": {...}, "value": ..., "error": ...}` for a trial that nobody suggested. A category that is a
+tuple is `{"tuple": [...]}`.
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from typing import Any
 
 from l2o.errors import UserError
 from l2o.interop.eventlog import EventLog, is_outcome
+from l2o.parameter import as_json, plain_category
 from l2o.searchspace import SearchSpace
 
 
@@ -35,10 +37,12 @@ class StudyLog(EventLog):
             if event.get("asked") == count and isinstance(parameters, list) and parameters:
                 open_.update(range(count, count + len(parameters)))
                 count += len(parameters)
-                return all(map(self._is_assignment, parameters))
+                event["parameters"] = found = [self._assignment(each) for each in parameters]
+                return None not in found
             if event.get("added") == count and is_outcome(event):
                 count += 1
-                return self._is_assignment(parameters)
+                event["parameters"] = self._assignment(parameters)
+                return event["parameters"] is not None
             if isinstance(told, int) and told in open_ and is_outcome(event):
                 open_.remove(told)
                 return True
@@ -46,11 +50,26 @@ class StudyLog(EventLog):
 
         return fits
 
-    def _is_assignment(self, parameters: Any) -> bool:
+    def write(self, event: dict[str, Any]) -> None:
+        """See the base class."""
+        if "parameters" in event:
+            parameters = event["parameters"]
+            listed = [_plain(each) for each in parameters] if isinstance(parameters, list) else _plain(parameters)
+            event = event | {"parameters": listed}
+        super().write(event)
+
+    def _assignment(self, parameters: Any) -> dict[str, Any] | None:
+        """Parameters from JSON as the space has them, tuples among them; None where they are no assignment."""
         try:
-            return assignment(self._space, parameters) == parameters
-        except UserError:
-            return False
+            given = {name: plain_category(value) for name, value in parameters.items()}
+            found = assignment(self._space, given)
+        except (UserError, AttributeError):
+            return None
+        return found if _plain(found) == parameters else None
+
+
+def _plain(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {name: as_json(value) for name, value in parameters.items()}
 
 
 def assignment(space: SearchSpace, parameters: Any) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class _Axis(NamedTuple):
         if p.kind == "integer" and (p.scale != "linear" or p.levels > COUNTABLE):
             return cls(p, 0, 1)
         if p.levels:
-            return cls(p, 0, p.levels - 1, p.levels, first=p.low if p.values is None else 0)  # pyright: ignore
+            return cls(p, 0, p.levels - 1, p.levels, first=p.low if p.listed is None else 0)  # pyright: ignore
         return cls(p, 0, 1)
 
     def value(self, x: float, digits: float) -> Any:

@@ -38,7 +38,7 @@ MOST_LEVELS = 256  # numbers of values that are told apart
 def metadata_tokens(
     record: Record, vocabulary: Vocabulary, longest_name: int | None = None, stripped: bool = False
 ) -> list[int]:
-    """The metadata of a study.
+    """The metadata of a study; a float that is a constant is a discrete parameter of one value there.
 
     Args:
       record: its trials are not read.
@@ -54,6 +54,8 @@ def metadata_tokens(
         return [vocabulary.word(word), *map(vocabulary.byte, raw)]
 
     def segment(p: Parameter) -> list[int]:
+        if p.kind == "float" and p.listed is not None:  # a constant, which a space knows as one listed number
+            p = Parameter(name=p.name, kind="discrete", values=p.listed)
         tokens = [vocabulary.word("parameter"), vocabulary.word(p.kind), vocabulary.word(p.scale)]
         if p.levels:
             tokens.append(vocabulary.byte(min(p.levels, MOST_LEVELS) - 1))
@@ -73,7 +75,7 @@ def metadata_tokens(
 
 
 def parse_metadata(tokens: Sequence[int], vocabulary: Vocabulary) -> Record:
-    """The study, without trials; inverse of `metadata_tokens` with whole names.
+    """The study, without trials; inverse of `metadata_tokens` with whole names, but that tuples become lists.
 
     Raises:
       UserError: this is not the metadata of a study, or it was stripped or cut.

@@ -59,7 +59,8 @@ def to_text(record: Record, bins: int, y_range: Any) -> tuple[str, str]:
 
 
 def from_text(metadata: str, trials: str, bins: int, y_range: Any) -> Record:
-    """The study of such a text; inverse of `to_text`, but that numbers in trials are known to half a bin.
+    """The study of such a text; inverse of `to_text`, but that numbers in trials are known to half a bin, and that
+    categories that are tuples become lists.
 
     Raises:
       UserError: it is not the text of a study.

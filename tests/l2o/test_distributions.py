@@ -69,13 +69,13 @@ def test_from_optuna():
         "width": {"kind": "discrete", "values": [16, 32, 48, 64]},
         "batch": {"kind": "integer", "low": 1, "high": 1024, "scale": "log"},
         "act": {"kind": "categorical", "values": ["relu", None, True, 1, 0.5]},
-        "one": {"kind": "discrete", "values": [2.0]},
-        "single": {"kind": "discrete", "values": [3]},
+        "one": {"kind": "float", "low": 2.0, "high": 2.0},
+        "single": {"kind": "integer", "low": 3, "high": 3, "scale": "log"},
     }
     there = space.to_optuna()
     assert there["dropout"] == distributions.FloatDistribution(0.1, 0.5, step=0.1)
     assert there["width"] == distributions.IntDistribution(16, 64, step=16)
-    assert there["one"].single() and there["single"] == distributions.IntDistribution(3, 3)
+    assert there["one"].single() and there["single"] == distributions.IntDistribution(3, 3, log=True)
     wide = Parameter(name="a", kind="discrete", values=[0.5, 1, 10**6])
     assert to_distribution(wide) == distributions.CategoricalDistribution([0.5, 1, 10**6])
     uneven = SearchSpace.from_dict({"a": {"kind": "discrete", "values": [1, 2, 4]}}).to_optuna()

@@ -186,6 +186,78 @@ def test_equal_categories_of_different_types_are_distinct():
             p.index(bad)
 
 
+def kinds_of(value):
+    return [type(value), *map(kinds_of, value)] if isinstance(value, list | tuple) else type(value)
+
+
+def test_categories_may_be_lists_and_tuples():
+    given = [(64, 64), [64, 64], (128,), [[3, 3], [5]], (), (True, None, "a"), (1, np.float32(0.5)), ([1.5],), (1.0,)]
+    space = SearchSpace.from_dict({"layers": given, "other": [[3, 3], [5]]})
+    p = space.parameters[0]
+    for i, category in enumerate(given):
+        assert p.index(category) == i and p.value(i) == category
+        assert i == 6 or kinds_of(p.value(i)) == kinds_of(category)  # Python's own numbers, once and for all
+    assert [p.index(v) for v in ([128], (128,), (1.0, None, "a"), [[1.5]], (np.int64(64), 64))] == [2, 2, 5, 7, 0]
+    for bad in ((64,), 64, None, "ab", (64, 65), {64, 65}, np.ones(2)):
+        with pytest.raises(UserError, match=r"'layers' is .*expected one of"):
+            p.index(bad)
+    given[1].append("changed")
+    p.value(3)[0].append("changed")
+    p.value(7)[0].append("changed")
+    assert (p.value(1), p.value(3), p.value(7)) == ([64, 64], [[3, 3], [5]], ([1.5],))
+    assert hash(p) == hash(p.model_copy()) and repr(p) == repr(Parameter(**p.model_dump()))
+    assert space.to_dict()["other"]["values"] == [[3, 3], [5]]
+    assert space.to_dict()["layers"]["values"][0] == {"tuple": [64, 64]}
+    for back in (SearchSpace.from_dict(space.to_dict()), SearchSpace.from_json("\ufeff" + space.to_json())):
+        assert back == space and repr(back) == repr(space)
+    assert space.from_unit(space.to_unit({"layers": (), "other": [5]})) == {"layers": (), "other": [5]}
+
+
+@pytest.mark.parametrize(
+    ("low", "scale"), [(2.0, "linear"), (-1e9, "linear"), (0.0, "linear"), (1e-300, "log"), (3, "reverse_log")]
+)
+def test_a_float_may_be_a_constant(low, scale):
+    space = SearchSpace.from_dict(
+        {"c": {"kind": "float", "low": low, "high": low, "scale": scale}, "d": (low, low), "x": (0, 1)}
+    )
+    p, mixed = space.parameters[0], space.space
+    assert p.levels == p.size(9) == 1 and p.to_unit(low) == 0.5 and p.to_token(low, 9) == 0
+    for found in (p.from_unit(0), p.from_unit(0.7), p.from_unit(1), p.from_token(0, 9), p.value(p.index(low))):
+        assert found == low and type(found) is float
+    with pytest.raises(UserError, match=f"from {p.low} to {p.high}"):
+        p.index(low + 1)
+    assert mixed.levels.tolist() == [1, 1, 0] and mixed.low.tolist() == [*mixed.high.tolist()[:2], 0]
+    whole = {"c": low, "d": low, "x": 0.5}
+    assert space.from_point(space.to_point(whole)) == space.from_unit(space.to_unit(whole)) == whole
+    np.testing.assert_allclose(mixed.to_unit(jnp.array(space.to_point(whole))), [0.5, 0.5, 0.5])
+    np.testing.assert_allclose(mixed.from_unit(jnp.array([1.0, 0.0, 0.5])), [0, 0, 0.5])
+    assert SearchSpace.from_json(space.to_json()) == space
+    assert space.from_unit([0, 0, 0.5])["c"] == low
+
+
+@pytest.mark.parametrize(
+    ("fields", "values"),
+    [
+        ({"kind": "float", "low": 0, "high": 1, "step": 0.1}, [k / 10 for k in range(11)]),
+        ({"kind": "float", "low": 0.05, "high": 0.5, "step": np.float64(0.2)}, [0.05, 0.25, 0.45]),
+        ({"kind": "float", "low": 0, "high": 1, "step": 7}, [0.0]),
+        ({"kind": "float", "low": 2, "high": 2, "step": 1}, [2.0]),
+        ({"kind": "integer", "low": 1, "high": 8, "step": 3}, [1, 4, 7]),
+        ({"kind": "integer", "low": 2**60, "high": 2**60 + 4, "step": 2.0}, [2**60, 2**60 + 2, 2**60 + 4]),
+    ],
+)
+def test_a_step_lists_the_values(fields, values):
+    p = SearchSpace.from_dict({"p": fields}).parameters[0]
+    assert p == Parameter(name="p", kind="discrete", values=values)
+    assert list(map(type, p.values)) == list(map(type, values))
+
+
+def test_a_step_of_one_leaves_an_integer():
+    fields = {"kind": "integer", "low": 0, "high": 2**40}
+    for step in (1, 1.0, None):
+        assert Parameter(name="p", **fields, step=step) == Parameter(name="p", **fields)
+
+
 def test_a_listed_number_may_have_a_rounding_error():
     p = Parameter(name="p", kind="discrete", values=[0.1, 0.2, 0.3, 4])
     assert p.index(0.1 + 0.2) == 2 and p.index(np.float64(4)) == 3
@@ -239,7 +311,7 @@ def test_bad_points_and_tokens_are_refused():
     ("fields", "message"),
     [
         ({"kind": "float", "low": 1.0}, "has low and high"),
-        ({"kind": "float", "low": 1, "high": 1}, "low must be below high, found 1.0 and 1.0"),
+        ({"kind": "float", "low": 1, "high": 0}, "low must be at most high, found 1.0 and 0.0"),
         ({"kind": "float", "low": math.nan, "high": 1}, "low must be a finite number, found nan"),
         ({"kind": "float", "low": 0, "high": math.inf}, "high must be a finite number, found inf"),
         ({"kind": "float", "low": 0, "high": 10**400}, "high must be a finite number"),
@@ -261,7 +333,12 @@ def test_bad_points_and_tokens_are_refused():
         ({"kind": "discrete", "values": [1, 2], "scale": "log"}, "nor a scale"),
         ({"kind": "categorical", "values": ["a", "a"]}, "distinct"),
         ({"kind": "categorical", "values": [math.nan]}, "finite"),
-        ({"kind": "categorical", "values": [[1]]}, r"found \[1\]"),
+        ({"kind": "categorical", "values": [{1}]}, r"found \{1\}"),
+        ({"kind": "categorical", "values": [(1, {"a": 2})]}, r"lists and tuples of such, found \(1, "),
+        ({"kind": "categorical", "values": [[[[[[[[[[1]]]]]]]]]]}, "nested at most 8 deep"),
+        ({"kind": "categorical", "values": [[1, math.nan]]}, r"finite, found \[1, nan\]"),
+        ({"kind": "categorical", "values": [("\ud800",)]}, "valid Unicode"),
+        ({"kind": "categorical", "values": [(1, [2]), (1, [2])]}, "distinct"),
         ({"kind": "categorical", "values": ["\ud800"]}, "valid Unicode"),
         ({"kind": "categorical", "values": "abc"}, "found 'abc'"),
         ({"kind": "categorical", "values": ["a"], "low": 0}, "neither bounds"),
@@ -271,7 +348,20 @@ def test_bad_points_and_tokens_are_refused():
         ({"kind": "float", "low": 0, "high": 1, "name": "a"}, "expected a dictionary of kind"),
         (3, "expected a dictionary of kind"),
         ((1, 2, 3), "expected a dictionary of kind"),
-        ((2, 1), "low must be below high"),
+        ((2, 1), "low must be at most high"),
+        ({"kind": "float", "low": 0, "high": 1, "step": 0}, "step must be a positive number, found 0"),
+        ({"kind": "float", "low": 0, "high": 1, "step": -0.5}, "step must be a positive number"),
+        ({"kind": "float", "low": 0, "high": 1, "step": math.nan}, "step must be a positive number, found nan"),
+        ({"kind": "float", "low": 0, "high": 1, "step": math.inf}, "step must be a positive number, found inf"),
+        ({"kind": "float", "low": 0, "high": 1, "step": True}, "step must be a positive number, found True"),
+        ({"kind": "float", "low": 0, "high": 1, "step": "0.1"}, "step must be a positive number, found '0.1'"),
+        ({"kind": "float", "low": 0, "high": 1, "step": 1e-6}, "has 1000001 steps from 0.0 to 1.0: expected at most"),
+        ({"kind": "float", "low": 0, "high": 1, "step": 5e-324}, "has inf steps"),
+        ({"kind": "float", "low": 1, "high": 9, "step": 1, "scale": "log"}, "on a linear scale alone"),
+        ({"kind": "integer", "low": 0, "high": 9, "step": 1.5}, "step of an integer must be a whole number, found 1.5"),
+        ({"kind": "integer", "low": 1, "high": 9, "step": 2, "scale": "log"}, "on a linear scale alone"),
+        ({"kind": "discrete", "values": [1, 2], "step": 1}, "on a linear scale alone"),
+        ({"kind": "float", "step": 1}, "has low and high"),
         ([], "one or more"),
     ],
 )

@@ -221,6 +221,24 @@ def test_segments_in_jax_are_the_stripped_tokens(record):
     assert [int(t) for t in found.reshape(-1) if t != v.word("pad")] == tokens[2:]
 
 
+def test_constants_tuples_and_steps():
+    """A constant is one listed number to a network; a tuple is a list in text."""
+    fields = {"c": (2.0, 2.0), "t": [(64, 64), ([1], None)], "s": {"kind": "float", "low": 0, "high": 1, "step": 0.5}}
+    record = Record(SearchSpace.from_dict(fields), trials=[RecordedTrial({"c": 2.0, "t": ([1], None), "s": 0.5}, 1.0)])
+    lists = fields | {"t": [[64, 64], [[1], None]]}
+    back = from_text(*to_text(record, 8, (0, 2)), 8, (0, 2))
+    assert back.space == SearchSpace.from_dict(lists) and back.trials[0].parameters == {
+        "c": 2.0,
+        "t": [[1], None],
+        "s": 0.5,
+    }
+    v = Vocabulary(8)
+    parsed = parse_metadata(metadata_tokens(record, v), v).space
+    assert parsed == SearchSpace.from_dict(lists | {"c": {"kind": "discrete", "values": [2.0]}})
+    assert segments(record.space.space, v).reshape(-1).tolist() == metadata_tokens(record, v, stripped=True)[2:]
+    assert trial_tokens(record, v, (0, 2))[0][:3] == [0, 1, 1]
+
+
 def test_segments_can_be_batched():
     v, space = Vocabulary(64), _study().space.space
     zero_based = Space.mixed(*jax.tree.map(lambda a: a[:1], space._replace(low=space.low * 0, levels=space.levels + 3)))

@@ -28,12 +28,15 @@ SPACE = SearchSpace.from_dict(
     {
         "lr": {"kind": "float", "low": 1e-5, "high": 0.1, "scale": "log"},
         "Größe": {"kind": "integer", "low": 1, "high": 8},
-        "constant": {"kind": "integer", "low": 3, "high": 3},
+        "constant": (3.0, 3.0),
         "batch": {"kind": "discrete", "values": [16, 32, 64]},
-        "only": ["x"],
+        "only": [("x", 2)],
         "优化器": ["sgd", "adam", None, True],
     }
 )
+
+
+UNIT = {"kind": "float", "low": 0, "high": 1}
 
 
 def loss(parameters):
@@ -138,7 +141,7 @@ def test_any_optimizer_searches_a_mixed_space_and_goes_on_from_a_file(name, tmp_
     for trial in whole.history:
         assert list(trial.parameters) == SPACE.names
         SPACE.to_unit(trial.parameters)  # refuses what is not in the space
-        assert trial.parameters["constant"] == 3 and trial.parameters["only"] == "x"
+        assert trial.parameters["constant"] == 3 and trial.parameters["only"] == ("x", 2)
         assert type(trial.parameters["Größe"]) is int and type(trial.parameters["lr"]) is float
     assert len({trial.parameters["lr"] for trial in whole.history}) >= 3
     (tmp_path / "part").write_bytes(b"".join((tmp_path / "whole").read_bytes().splitlines(keepends=True)[:11]))
@@ -146,6 +149,28 @@ def test_any_optimizer_searches_a_mixed_space_and_goes_on_from_a_file(name, tmp_
         play(resumed, 4)
     assert seen(resumed) == seen(whole) and repr(resumed) == repr(whole)
     assert (tmp_path / "part").read_bytes() == (tmp_path / "whole").read_bytes()
+
+
+def test_lists_and_tuples_come_back_as_they_were_from_a_file_too(tmp_path):
+    space = {"layers": [(64, 64), [64, 64], (128,)], "k": [[3, [3]], [5]], "step": {**UNIT, "step": 0.25}}
+    with Study(space, "random", seed=1, path=tmp_path / "study") as study:
+        play(study, 12, lambda parameters: float(len(parameters["layers"])))
+        study.observe({"layers": [128], "k": [5], "step": 0.5}, 0.5)
+        waits = study.suggest()
+        waits.parameters["k"].append("changed")
+        study.history[0].parameters["layers"] = None
+    tuples = [type(trial.parameters["layers"]) for trial in study.history]
+    assert {trial.parameters["layers"] == (64, 64) for trial in study.history} == {True, False}
+    assert {tuple, list} == set(tuples) and all(trial.parameters["k"] in space["k"] for trial in study.history)
+    assert study.history[12].parameters == {"layers": (128,), "k": [5], "step": 0.5}
+    with Study(space, "random", seed=1, path=tmp_path / "study") as again:
+        assert seen(again) == seen(study)
+        assert [type(trial.parameters["layers"]) for trial in again.history] == tuples
+        assert again.suggest().parameters == waits.parameters
+        again.history[0].parameters["k"].clear()
+        assert seen(again) == seen(study)
+    with pytest.raises(UserError, match="another study, its space"):
+        Study(space | {"layers": [[64, 64], (64, 64), (128,)]}, "random", seed=1, path=tmp_path / "study")
 
 
 @every_optimizer
@@ -587,7 +612,7 @@ REFUSED = {
     "Study(7)": "a search space is 7: expected a dictionary",
     "Study({})": "a search space has no parameters",
     "Study({'a': 3})": "parameter 'a' is 3: expected a dictionary of kind",
-    "Study({'a': (1.0, 0.0)})": "parameter 'a': low must be below high",
+    "Study({'a': (1.0, 0.0)})": "parameter 'a': low must be at most high",
     "Study(S, 'optfomer')": "no optimizer named 'optfomer' (did you mean 'optformer'?)",
     "Study(S, 3)": "optimizer is 3: expected a name",
     "Study(S, 'lstm')": "'lstm' reads gradients",
