@@ -258,6 +258,34 @@ FAULTS = [
         'if c["high"] is not None and c["high"] < 0', 'if c["high"] is not None and c["low"] < 0',
         "tests/experiments/test_report.py",
     ),
+    Fault(
+        "values are narrowed as they are", "l2o/interop/proposals.py",
+        "np.clip((values - self.zero) / self.unit", "np.clip(values / self.unit", "tests/l2o/test_offsets.py",
+    ),
+    Fault(
+        "what was told before the units were known stays as it was", "l2o/interop/proposals.py",
+        "if any(self._past):", "if not any(self._past):", "tests/l2o/test_offsets.py",
+    ),
+    Fault(
+        "whole numbers lose their last digits", "l2o/interop/view.py",
+        "/ 2 + digits * (above - below) / 2", "/ 2", "tests/l2o/test_view.py",
+    ),
+    Fault(
+        "a point that was not written is proposed later", "l2o/interop/search.py",
+        "self._suggester.forget()", "pass", "tests/l2o/test_faults.py",
+    ),
+    Fault(
+        "a value is not synced", "l2o/interop/eventlog.py",
+        'sync="asked" not in event', 'sync="asked" in event', "tests/l2o/test_faults.py",
+    ),
+    Fault(
+        "half a line stays in the file", "l2o/interop/eventlog.py",
+        "if os.fstat(self._file.fileno()).st_size != self._size:", "if False:", "tests/l2o/test_faults.py",
+    ),
+    Fault(
+        "a file has its name before it is on the disk", "l2o/files.py",
+        "os.fsync(file.fileno())", "file.fileno()", "tests/l2o/test_faults.py",
+    ),
 ]
 # fmt: on
 

@@ -2,6 +2,7 @@
 
 import errno
 import importlib.util
+import os
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 import l2o
 from l2o import Optimizer, UserError
+from l2o.files import write_whole
 
 spec = importlib.util.spec_from_file_location("faults", Path(__file__).parents[1] / "faults.py")
 faults = importlib.util.module_from_spec(spec)
@@ -134,3 +136,50 @@ def test_a_log_that_cannot_even_be_cut_is_cut_by_the_next_write(tmp_path, monkey
         search.observe(trial, 2.0)
     with l2o.Search([(0, 1)], "random", budget=3, log=tmp_path / "log") as reopened:
         assert [t.value for t in reopened.history] == [2.0]
+
+
+@pytest.mark.parametrize("name", ["search", "search by population", "study by population"])
+def test_a_point_that_could_not_be_written_was_never_proposed(name, tmp_path):
+    """What comes after room was made knows the values that came in between."""
+    make, ask, value = RUNS[name]
+    points = []
+    for failing in (False, True):
+        instance = make(tmp_path / f"{failing}")
+        trials = [getattr(instance, ask)() for _ in range(3)]
+        if failing:
+            instance._log._file = faults.File(faults.Disk(0, errno.ENOSPC), instance._log._file)
+            with pytest.raises(UserError, match="cannot be written"):
+                getattr(instance, ask)()
+        for trial in trials:
+            instance.observe(trial, value(trial))
+        getattr(instance, ask)()
+        instance.close()
+        points.append((tmp_path / f"{failing}").read_bytes())
+    assert points[0] == points[1]
+
+
+def test_what_was_told_is_on_the_disk(tmp_path, monkeypatch):
+    """Each value is synced, after it is written and before `observe` returns."""
+    synced, fsync = [], os.fsync
+
+    def spy(descriptor):
+        fsync(descriptor)
+        synced.append(os.fstat(descriptor).st_size)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    for name in ("search", "study"):
+        make, ask, value = RUNS[name]
+        with make(tmp_path / name) as instance:
+            for _ in range(3):
+                trial = getattr(instance, ask)()
+                synced.clear()
+                instance.observe(trial, value(trial))
+                assert synced == [(tmp_path / name).stat().st_size]
+
+
+def test_a_whole_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda d: (done.append(("sync", os.fstat(d).st_size)), fsync(d)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("name", os.path.getsize(a))), replace(a, b)))
+    write_whole(tmp_path / "file", b"twelve bytes")
+    assert done[:2] == [("sync", 12), ("name", 12)] and (tmp_path / "file").read_bytes() == b"twelve bytes"
