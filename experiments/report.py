@@ -69,20 +69,24 @@ def image(path: Path, alt: str) -> str:
     return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
 
 
-def figure_of(width: float = 8.0, height: float = 4.5):
-    """pyplot and an empty figure, of a size in inches, that needs no display."""
+def figure_of(width: float = 8.0, height: float = 4.5) -> Any:
+    """An empty figure, of a size in inches, that needs no display and leaves pyplot's backend and figures alone."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def colours(name: str) -> Any:
+    """Those of a map of distinct ones."""
     import matplotlib
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt, plt.figure(figsize=(width, height), layout="constrained")
+    return matplotlib.colormaps[name].colors  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def training(out: Path, experiment: Any, result: Result) -> None:
     """curves.png and report.html of a finished training."""
     rows = read_metrics(out / "metrics.jsonl")
-    plt, figure = figure_of()
+    figure = figure_of()
     loss_axes, final_axes = figure.subplots(1, 2)
     loss_axes.plot([r["step"] for r in rows], [r["meta_loss"] for r in rows], lw=1, label="meta-loss, training")
     checked = [r for r in rows if "validation" in r]
@@ -104,7 +108,6 @@ def training(out: Path, experiment: Any, result: Result) -> None:
     if finals and min(finals) > 0 and not imitates:
         final_axes.set_yscale("log")
     save_figure(figure, out / "curves.png", dpi=130)
-    plt.close(figure)
     facts = table(
         ["", ""],
         [
@@ -196,7 +199,7 @@ def _why(comparison: dict[str, Any]) -> str:
 
 def study(out: Path, results: dict[str, Any]) -> None:
     """curves.png and report.html of a study."""
-    plt, figure = figure_of()
+    figure = figure_of()
     axes = figure.subplots()
     for name, curve in results["curves"].items():
         mean, low, high = ([math.nan if v is None else v for v in curve[k]] for k in ("mean", "low", "high"))
@@ -207,7 +210,6 @@ def study(out: Path, results: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # log axes warn about curves that diverged everywhere
         save_figure(figure, out / "curves.png", dpi=130)
-    plt.close(figure)
 
     header, rows = summary(results)
     learned = set(results["learned"])
@@ -263,21 +265,20 @@ def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[di
     columns = sorted(results["columns"], key=lambda column: column["ratio"][0])
     names = [column["name"] for column in columns]
     ratios = np.log10([[max(cell["ratio"][0], 1e-30) for cell in column["cells"]] for column in columns])
-    plt, figure = figure_of(4 + 0.42 * len(cells), 2.5 + 0.3 * len(columns))
+    figure = figure_of(4 + 0.42 * len(cells), 2.5 + 0.3 * len(columns))
     axes = figure.subplots()
     drawn = axes.imshow(np.clip(ratios, -3, 3), cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto")
     axes.set_xticks(range(len(cells)), [cell.name for cell in cells], rotation=90, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     figure.colorbar(drawn, label=f"log10 of final loss / {results['reference']}")
     save_figure(figure, out / "heatmap.png", dpi=110)
-    plt.close(figure)
 
     _profile_figure(out, results["columns"])
     learned = [column["name"] for column in columns if column["learned"]]
     shown = [*learned, results["reference"], *[n for n in names if n.endswith("-cosine (grid)")]]
     across = 4
     down = -(-len(cells) // across)
-    plt, figure = figure_of(4 * across, 2.6 * down)
+    figure = figure_of(4 * across, 2.6 * down)
     places = list(figure.subplots(down, across, squeeze=False).flat)
     for axes in places[len(cells) :]:
         axes.set_axis_off()
@@ -292,7 +293,6 @@ def grid(out: Path, study: Any, results: dict[str, Any], rows: dict[str, list[di
         axes.title.set_fontsize(9)
     figure.axes[0].legend(fontsize=6)
     save_figure(figure, out / "curves.png", dpi=80)
-    plt.close(figure)
 
     header, body_rows = grid_table(results)
     body = [
@@ -346,11 +346,11 @@ def sentences(results: dict[str, Any]) -> list[str]:
 
 def _profile_figure(out: Path, columns: list[dict[str, Any]]) -> None:
     """profile.png: the share of workloads finished within a multiple of the shortest time."""
-    plt, figure = figure_of(11, 3.8)
+    figure = figure_of(11, 3.8)
     at = np.geomspace(1, LARGEST, 200)
     shown = [column["name"] for column in rivals(columns)]
     for axes, measure in zip(figure.subplots(1, 2, sharey=True), MEASURES, strict=True):
-        axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+        axes.set_prop_cycle(color=colours("tab20"))
         for column, ratio in zip(columns, ratios(columns, measure), strict=True):
             if column["name"] in shown:
                 style = {"lw": 2.4} if column["learned"] else {"lw": 1.2}
@@ -361,7 +361,6 @@ def _profile_figure(out: Path, columns: list[dict[str, Any]]) -> None:
     figure.axes[0].set_ylabel("share of workloads")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     save_figure(figure, out / "profile.png", dpi=110)
-    plt.close(figure)
 
 
 def _times(columns: list[dict[str, Any]], cells: list, results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

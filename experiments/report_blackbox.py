@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.progress import duration
-from experiments.report import figure_of, image, page, save_figure, table, verdict
+from experiments.report import colours, figure_of, image, page, save_figure, table, verdict
 from l2o.files import write_whole
 
 ACROSS = 3  # panels of the figure
@@ -161,12 +161,12 @@ def _curves(out: Path, results: dict[str, Any]) -> None:
     cells, floor = results["cells"], results["study"]["floor"]
     across = min(ACROSS, len(cells))
     down = -(-len(cells) // across)
-    plt, figure = figure_of(4 * across + 2, 3 * down)
+    figure = figure_of(4 * across + 2, 3 * down)
     places = list(figure.subplots(down, across, squeeze=False).flat)
     for axes in places[len(cells) :]:
         axes.set_axis_off()
     for axes, cell in zip(places, cells, strict=False):
-        axes.set_prop_cycle(color=plt.get_cmap("tab10").colors)
+        axes.set_prop_cycle(color=colours("tab10"))
         for name, found in cell["columns"].items():
             series = ([math.nan if v is None else v for v in found["curve"][k]] for k in ("mean", "low", "high"))
             mean, low, high = (np.maximum(s, floor) for s in series)
@@ -184,7 +184,6 @@ def _curves(out: Path, results: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # log axes warn about curves that failed everywhere
         save_figure(figure, out / "curves.png", dpi=100)
-    plt.close(figure)
 
 
 def _times(column: dict[str, Any]) -> list[str]:

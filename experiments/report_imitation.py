@@ -182,7 +182,7 @@ def _curves(path: Path, results: dict[str, Any], name: str) -> None:
     found = results["models"][name]["teachers"]
     across = min(ACROSS, len(found))
     down = -(-len(found) // across)
-    plt, figure = figure_of(3.2 * across, 2.8 * down)
+    figure = figure_of(3.2 * across, 2.8 * down)
     places = list(figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flat)
     for axes in places[len(found) :]:
         axes.set_axis_off()
@@ -198,14 +198,13 @@ def _curves(path: Path, results: dict[str, Any], name: str) -> None:
     places[0].legend(fontsize=9)
     figure.supxlabel("trials", fontsize=10)
     save_figure(figure, path, dpi=100)
-    plt.close(figure)
 
 
 def _pictures(path: Path, results: dict[str, Any], name: str) -> None:
     """The tables as colours, dark where the diagonal should be; log-probabilities below the largest of their row."""
     found = matrices(results, name)
     teachers = list(results["models"][name]["teachers"])
-    plt, figure = figure_of(15, 9.5)
+    figure = figure_of(15, 9.5)
     places = list(figure.subplots(2, 3).flat)
     for axes, (title, (corner, matrix, form)) in zip(places, found.items(), strict=False):
         likelihood = corner == "runs of"
@@ -222,7 +221,6 @@ def _pictures(path: Path, results: dict[str, Any], name: str) -> None:
     for axes in places[len(found) :]:
         axes.set_axis_off()
     save_figure(figure, path, dpi=90)
-    plt.close(figure)
 
 
 def _last(results: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.progress import duration
-from experiments.report import figure_of, image, page, save_figure, table
+from experiments.report import colours, figure_of, image, page, save_figure, table
 from experiments.report_blackbox import seconds_shown
 from l2o.files import write_whole
 
@@ -125,19 +125,18 @@ def _ecdf(out: Path, results: dict[str, Any]) -> str:
     panels = results["ecdf"]
     across = min(ACROSS, len(panels))
     down = -(-len(panels) // across)
-    plt, figure = figure_of(4 * across + 2.5, 3.2 * down)
+    figure = figure_of(4 * across + 2.5, 3.2 * down)
     places = list(figure.subplots(down, across, squeeze=False).flat)
     for axes in places[len(panels) :]:
         axes.set_axis_off()
     for axes, (title, panel) in zip(places, panels.items(), strict=False):
-        axes.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+        axes.set_prop_cycle(color=colours("tab20"))
         for name, share in panel["columns"].items():
             axes.step(panel["x"], share, where="post", lw=2.4 if name in results["learned"] else 1.2, label=name)
         axes.set(xscale="log", ylim=(0, 1), title=title, xlabel="evaluations / dimension")
     places[0].set_ylabel("share of functions, targets and runs")
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     save_figure(figure, out / "ecdf.png", dpi=100)
-    plt.close(figure)
     return image(out / "ecdf.png", "runtime distributions")
 
 
@@ -149,7 +148,7 @@ def _heatmap(out: Path, results: dict[str, Any]) -> str:
     for cell in cells:
         panels.setdefault(f"d = {cell['dimension']}" if cell["function"] else "", []).append(cell)
     groups = list(panels.values())
-    plt, figure = figure_of(2.5 + len(groups) * (0.8 + 0.26 * len(names)), 2.6 + 0.2 * max(map(len, groups)))
+    figure = figure_of(2.5 + len(groups) * (0.8 + 0.26 * len(names)), 2.6 + 0.2 * max(map(len, groups)))
     places = figure.subplots(1, len(groups), squeeze=False).flat
     for axes, (title, group) in zip(places, panels.items(), strict=True):
         shown = np.array([[_colour(cell["columns"][n], regrets, study["floor"]) for n in names] for cell in group])
@@ -163,7 +162,6 @@ def _heatmap(out: Path, results: dict[str, Any]) -> str:
     held = " (* held out)" if study["trained"]["functions"] or study["trained"]["dimensions"] else ""
     figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label=label + held)
     save_figure(figure, out / "heatmap.png", dpi=100)
-    plt.close(figure)
     return image(out / "heatmap.png", "cell by cell")
 
 

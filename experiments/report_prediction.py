@@ -125,7 +125,7 @@ def write(out: Path, results: dict[str, Any]) -> None:
 
 def _figure(path: Path, columns: dict[str, Any]) -> None:
     """Log density by trial, the histogram of the transforms, and their distribution against the diagonal."""
-    plt, figure = figure_of(12, 3.8)
+    figure = figure_of(12, 3.8)
     density, histogram, distribution = figure.subplots(1, 3)
     for name, row in columns.items():
         style = {"color": COLOURS[name], "label": NAMES[name], "lw": 1.6}
@@ -143,7 +143,6 @@ def _figure(path: Path, columns: dict[str, Any]) -> None:
     distribution.set(xlabel="probability integral transform", ylabel="share below")
     density.legend(fontsize=9)
     save_figure(figure, path, dpi=100)
-    plt.close(figure)
 
 
 def _process(process: dict[str, Any]) -> list[str]:

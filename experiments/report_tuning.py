@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.progress import duration
-from experiments.report import figure_of, image, page, save_figure, table
+from experiments.report import colours, figure_of, image, page, save_figure, table
 from experiments.tuning_tasks import SAMPLES
 from l2o.files import write_whole
 
@@ -155,10 +155,10 @@ def write(out: Path, results: dict[str, Any]) -> None:
 
 def _curves(path: Path, results: dict[str, Any]) -> None:
     groups = results["groups"]
-    plt, figure = figure_of(5.2 * len(groups) + 1.6, 4.2)
+    figure = figure_of(5.2 * len(groups) + 1.6, 4.2)
     places = list(figure.subplots(1, len(groups), squeeze=False).flat)
     for axes, (group, found) in zip(places, groups.items(), strict=True):
-        axes.set_prop_cycle(color=plt.get_cmap("tab10").colors)
+        axes.set_prop_cycle(color=colours("tab10"))
         for name, column in found["columns"].items():
             mean, low, high = (np.array(column["curve"][k]) for k in ("mean", "low", "high"))
             at = np.arange(1, len(mean) + 1)
@@ -169,7 +169,6 @@ def _curves(path: Path, results: dict[str, Any]) -> None:
     places[0].set_ylabel("best value so far")
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     save_figure(figure, path, dpi=100)
-    plt.close(figure)
 
 
 def _logarithmic(axes: Any, values: list[float]) -> None:

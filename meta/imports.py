@@ -1,5 +1,6 @@
 """Studies recorded elsewhere: Optuna's storages, and the evaluations of HPO-B."""
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,6 +12,7 @@ from pydantic import Field, PrivateAttr, field_validator
 import l2o
 from l2o.errors import UserError
 from l2o.files import exists
+from l2o.interop.optuna import silent
 from l2o.interop.proposals import Units
 from l2o.interop.view import NamedView
 from l2o.optformer.model import SLOTS
@@ -149,9 +151,7 @@ class OptunaStudiesConfig(ImportConfig):
             import optuna
         except ModuleNotFoundError:
             raise UserError("Optuna is not installed, expected it to read its storages: pip install optuna") from None
-        before = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        try:
+        with silent(logging.WARNING):
             storage = _storage(complete(self.url, self._passwords))
             known = sorted(optuna.get_all_study_names(storage))
             missing = [name for name in self.studies if name not in known]
@@ -160,8 +160,6 @@ class OptunaStudiesConfig(ImportConfig):
             studies = [optuna.load_study(study_name=name, storage=storage) for name in self.studies or known]
             found = map(_as_sampler if self.as_sampler else _optuna_study, studies)
             return [study for study in found if study is not None and len(study.y) >= self.fewest]
-        finally:
-            optuna.logging.set_verbosity(before)
 
 
 def _storage(url: str) -> Any:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.influence import estimates, exact, learn
+from experiments.report import figure_of
 from l2o.registry import parse
 from meta.estimator import EstimatorConfig
 
@@ -55,12 +56,8 @@ def run(quick: bool = False, figure: Path | None = None) -> dict[str, Any]:
 
 
 def _draw(rows: list[dict[str, Any]], best: float, path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure = figure_of(11, 4)
+    left, right = figure.subplots(1, 2)
     names, means = [row["estimator"] for row in rows], [row["mean"] for row in rows]
     left.barh(names, means, xerr=[4 * row["standard_error"] for row in rows], color="tab:blue", capsize=3)
     left.axvline(rows[0]["exact"], color="black", linestyle="--", linewidth=1)
@@ -76,4 +73,3 @@ def _draw(rows: list[dict[str, Any]], best: float, path: Path) -> None:
     right.legend(frameon=False, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)
-    plt.close(figure)

@@ -11,7 +11,7 @@ import numpy as np
 import l2o
 from experiments.bench.timing import in_turns, ratio, show
 from l2o import BaselineConfig, Evaluation, Loaded, Optimizer, Problem, SearchSpace, kinds
-from l2o.interop.optuna import need_optuna
+from l2o.interop.optuna import need_optuna, silent
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.policy import Policy
 from l2o.optformer.record import Record, RecordedTrial
@@ -62,7 +62,8 @@ def under_jit(optimizer: Optimizer, done: list[RecordedTrial]) -> Callable[[int]
 def sampler(make: Callable[[Any], Any], done: list[RecordedTrial]) -> Callable[[int], int]:
     """An `ask` of an Optuna study in memory."""
     optuna = need_optuna()
-    study, distributions = optuna.create_study(sampler=make(optuna.samplers)), SPACE.to_optuna()
+    with silent():
+        study, distributions = optuna.create_study(sampler=make(optuna.samplers)), SPACE.to_optuna()
     for trial in done:
         study.add_trial(
             optuna.trial.create_trial(params=trial.parameters, distributions=distributions, value=trial.value)

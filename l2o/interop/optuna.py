@@ -1,9 +1,11 @@
 """Between this project's contract and Optuna."""
 
+import contextlib
 import dataclasses
 import functools
+import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,7 +19,7 @@ from l2o.space import LOG, Space, X
 
 
 def need_optuna() -> Any:
-    """The package, silent but for errors.
+    """The package.
 
     Raises:
       UserError: it is not installed.
@@ -26,8 +28,20 @@ def need_optuna() -> Any:
         import optuna
     except ModuleNotFoundError:
         raise UserError("this optimizer is Optuna's, which is not installed: pip install optuna") from None
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
     return optuna
+
+
+@contextlib.contextmanager
+def silent(level: int = logging.ERROR) -> Iterator[None]:
+    """Context in which Optuna says nothing below a level; afterwards it says what it did before."""
+    need_optuna().logging.get_verbosity()  # sets its logger up
+    logger = logging.getLogger("optuna")
+    before = logger.level
+    logger.setLevel(max(before, level))
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @dataclasses.dataclass(eq=False)
@@ -76,7 +90,9 @@ def from_optuna(make: Callable[[int], Any], name: str = "an Optuna sampler") -> 
         if problem.space.is_free:
             raise UserError(f"{name} needs a space with bounds, and this problem has none")
         seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
-        return OptunaState(optuna.create_study(sampler=make(seed)), problem.space, [])
+        with silent():  # it tells of every study, and this one is nobody's business
+            study = optuna.create_study(sampler=make(seed))
+        return OptunaState(study, problem.space, [])
 
     def ask(key, state):
         del key
