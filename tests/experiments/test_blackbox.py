@@ -132,9 +132,12 @@ class SizedOptimizer:
 
 
 def test_with_workers_the_runs_are_those_of_the_asynchronous_optimizer(tmp_path, fresh):
-    study = made(optimizers=[str(fresh)], baselines={"random": {"kind": "random"}}, reference=None, workers=3)
+    study = made(
+        optimizers=[str(fresh)], baselines={"random": {"kind": "random"}}, reference=None, workers=3,
+        tasks={"branin": TINY["tasks"]["branin"]},
+    )  # fmt: skip
     results = run(study, tmp_path / "out", lambda line: None)
-    cell, optimizer = cells(study)[1], l2o.asynchronous(l2o.load(fresh).optimizer, 3)
+    cell, optimizer = cells(study)[0], l2o.asynchronous(l2o.load(fresh).optimizer, 3)
     values, _ = by_hand(SizedOptimizer(optimizer, 1), cell, 0, study.runs, 7)
     (found,) = (one["columns"] for one in results["cells"] if one["cell"] == "branin")
     assert found["fresh"]["regret"]["7"][0] == pytest.approx(min(values) - 1.25 / np.pi, rel=1e-3, abs=1e-3)

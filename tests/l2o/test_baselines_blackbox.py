@@ -52,16 +52,21 @@ def task(f, space):
     return Task(problem(space), lambda key, x: Evaluation(f(x)))
 
 
-def run(optimizer, f, space, steps, seed=0):
-    """Queries and values of a run."""
-    init_key, run_key = jax.random.split(jax.random.key(seed))
+def player(optimizer, f, space, steps):
+    """The trajectory of a run, by its key."""
 
     @jax.jit
-    def play():
+    def play(key):
+        init_key, run_key = jax.random.split(key)
         state = optimizer.init(init_key, problem(space))
         return unroll(optimizer, task(f, space), state, run_key, steps)[1]
 
-    trajectory = play()
+    return play
+
+
+def run(optimizer, f, space, steps, seed=0):
+    """Queries and values of a run."""
+    trajectory = player(optimizer, f, space, steps)(jax.random.key(seed))
     return trajectory.x, trajectory.evaluation.value
 
 
@@ -108,11 +113,11 @@ def test_sobol_begins_again_with_another_shift_and_differs_between_keys():
 
 @pytest.mark.parametrize("config", [GPEIConfig(max_trials=32), GPUCBConfig(max_trials=32)])
 def test_gaussian_processes_find_the_minimum_of_branin(config):
-    regrets = []
+    play, regrets = player(config.build(), branin, BRANIN, 32), []
     for seed in range(3):
-        x, values = run(config.build(), branin, BRANIN, 32, seed)
-        assert jax.vmap(BRANIN.contains)(x[:, 0]).all()
-        regrets.append(values.min())
+        found = play(jax.random.key(seed))
+        assert jax.vmap(BRANIN.contains)(found.x[:, 0]).all()
+        regrets.append(found.evaluation.value.min())
     assert np.median(regrets) < 0.1
 
 

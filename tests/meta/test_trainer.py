@@ -33,6 +33,7 @@ def meta_config(**fields) -> MetaConfig:
     defaults = {
         "steps": 7, "tasks": 2, "horizon": 4, "log_every": 2, "validate_every": 2, "checkpoint_every": 4,
         "validation_tasks": 2, "estimator": BackpropConfig(unroll_length=2), "optimizer": AdamConfig(average=0.5),
+        "devices": 1,
     }  # fmt: skip
     return MetaConfig(**{**defaults, **fields})
 
