@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import evosax
@@ -202,12 +202,11 @@ def test_our_les_with_evosaxs_weights_is_evosaxs(version, std):
                 x, state = es.ask(ask_key, state, params)
                 state, _ = es.tell(tell_key, x, value_of(x), state, params)
                 told.append((x, state))
-            (x, one), (y, other) = told
-            states = [one, other]
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), x, y)
-            np.testing.assert_allclose(one.mean, other.mean, rtol=1e-5, atol=1e-5)
-            np.testing.assert_allclose(one.std, other.std, rtol=1e-5, atol=1e-5)
-            np.testing.assert_allclose(one.best_fitness, other.best_fitness, rtol=1e-5, atol=1e-5)
+            states = [state for _, state in told]
+            # 1e-5 with optimization: without it rounding is not that of evosax, and points are of size 1
+            close = partial(np.testing.assert_allclose, rtol=1e-5, atol=5e-5)
+            found, expected = ((p, s.mean, s.std, s.best_fitness) for p, s in told)
+            jax.tree.map(close, found, expected)
 
 
 def test_evosaxs_weights_become_an_artifact_that_minimizes(tmp_path):
