@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +48,26 @@ def play(config, d, f=bowl, steps=20, low=0.0, high=1.0, seed=0, theta=None):
     return state, np.asarray(trajectory.x[:, 0])
 
 
+@functools.cache
+def in_units(name, d=2, steps=12):
+    """`(factor, shift, low, width) -> queries` of a run on a bowl in these units, one program for all of them."""
+    theta = theta_of(VARIANTS[name])
+
+    @jax.jit
+    def go(factor, shift, low, width):
+        space = Space.box(jnp.full(d, low), jnp.full(d, low + width))
+        problem = Problem(space, jnp.full(d, low + width / 2), horizon=jnp.asarray(steps))
+        task = Task(problem, lambda key, x: Evaluation(factor * jax.vmap(bowl)((x - low) / width) + shift))
+        optimizer = VARIANTS[name].build().bind(theta)
+        init_key, run_key = jax.random.split(jax.random.key(0))
+        return unroll(optimizer, task, optimizer.init(init_key, problem), run_key, steps)[1].x[:, 0]
+
+    def queries(factor=1.0, shift=0.0, low=0.0, width=1.0):
+        return np.asarray(go(*map(jnp.float32, (factor, shift, low, width))))
+
+    return queries
+
+
 @every_variant
 @pytest.mark.parametrize("d", [1, 3, 6])
 def test_one_theta_serves_every_dimension_and_stays_in_the_box(name, d):
@@ -70,17 +92,13 @@ def test_a_free_space_is_refused():
 @pytest.mark.parametrize(("factor", "shift"), [(1024.0, 0.0), (2.0**-20, 0.0), (4.0, 64.0)])
 def test_the_units_of_the_values_do_not_matter(name, factor, shift):
     """Powers of two, so that hardly anything is rounded differently and no near tie is decided otherwise."""
-    config = VARIANTS[name]
-    _, plain = play(config, 2, steps=12)
-    _, scaled = play(config, 2, lambda x: factor * bowl(x) + shift, steps=12)
+    plain, scaled = in_units(name)(), in_units(name)(factor=factor, shift=shift)
     np.testing.assert_allclose(scaled, plain, atol=1e-3)
 
 
 @every_variant
 def test_the_box_does_not_matter(name):
-    config = VARIANTS[name]
-    _, unit = play(config, 2, steps=10)
-    _, other = play(config, 2, lambda x: bowl((x + 8) / 32), steps=10, low=-8.0, high=24.0)
+    unit, other = in_units(name)(), in_units(name)(low=-8.0, width=32.0)
     np.testing.assert_allclose((other + 8) / 32, unit, atol=1e-4)
 
 
