@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from l2o.errors import UserError
+from l2o.interop.arguments import whole_number
 from l2o.interop.proposals import Named
-from l2o.interop.search import Result, Search, Trial, whole_number
+from l2o.interop.search import Result, Search, Trial
 
 
 def minimize(

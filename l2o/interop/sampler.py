@@ -23,8 +23,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from l2o.artifact import Loaded, load
+from l2o.interop.arguments import whole_number
 from l2o.interop.optuna_studies import as_record, joint_space, propose
-from l2o.interop.search import whole_number
 from l2o.optformer.model import SLOTS
 from l2o.optformer.policy import Policy
 from l2o.optformer.record import Record

@@ -1,9 +1,8 @@
 """Ask and observe: the search of a box by any black-box optimizer, for those who own the loop."""
 
 import math
-import numbers
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from l2o.errors import UserError
+from l2o.interop.arguments import listed, real_number, whole_number
 from l2o.interop.proposals import Named, source
 from l2o.interop.searchlog import SearchLog
 from l2o.interop.suggester import Asked, Step, Suggester, Told
@@ -296,50 +296,6 @@ class Search:
 
     def __exit__(self, *_) -> None:
         self.close()
-
-
-def listed(name: str, values: Any) -> list[Any]:
-    """The values of an iterable.
-
-    Raises:
-      UserError: it is none.
-    """
-    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
-        raise UserError(f"{name} are {values!r:.80}: expected a list")
-    return list(values)
-
-
-def real_number(value: Any) -> float:
-    """The value of an evaluation as a float.
-
-    Raises:
-      UserError: it is not one real number.
-    """
-    if type(value) is float:
-        return value
-    if isinstance(value, numbers.Real):
-        try:
-            return float(value)
-        except OverflowError:
-            return math.inf
-    shape = getattr(value, "shape", None)  # an array of one number, whoever made it
-    if shape is not None and math.prod(shape) == 1 and hasattr(value, "item"):
-        one = value.item()
-        if isinstance(one, numbers.Real):
-            return float(one)
-    found = f"an array of shape {tuple(shape)}" if shape else f"{type(value).__name__} {value!r:.80}"
-    raise UserError(f"the value of an evaluation must be one real number, found {found}")
-
-
-def whole_number(name: str, value: Any, low: int, high: int) -> int:
-    """The value as an int.
-
-    Raises:
-      UserError: it is none, or outside of its range.
-    """
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or not low <= value <= high:
-        raise UserError(f"{name} is {value!r}: expected a whole number from {low} to {high}")
-    return int(value)
 
 
 def _box(bounds: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,8 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from l2o.errors import UserError
+from l2o.interop.arguments import listed, real_number, whole_number
 from l2o.interop.proposals import Named, source
-from l2o.interop.search import listed, real_number, whole_number
 from l2o.interop.studylog import StudyLog, assignment
 from l2o.interop.suggester import Asked, Step, Suggester, Told
 from l2o.interop.view import NamedView
