@@ -212,7 +212,12 @@ FAULTS = [
     Fault(
         "a gradient that is not finite is applied", "meta/learner.py",
         "ok = jnp.isfinite(norm) & jnp.isfinite(loss)", "ok = jnp.isfinite(loss)",
-        "tests/meta/test_learner.py::test_a_gradient_that_is_not_finite_is_skipped_and_counted",
+        "tests/meta/test_learner.py::test_gradient_and_loss_must_both_be_finite",
+    ),
+    Fault(
+        "a loss that is not finite is believed", "meta/learner.py",
+        "ok = jnp.isfinite(norm) & jnp.isfinite(loss)", "ok = jnp.isfinite(norm)",
+        "tests/meta/test_learner.py::test_gradient_and_loss_must_both_be_finite",
     ),
     Fault(
         "the worst theta is kept", "meta/trainer.py",

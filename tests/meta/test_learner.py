@@ -14,21 +14,22 @@ FAMILY = QuadraticConfig(dimension=2).build()
 THETA = {"w": jnp.array([1.0, -2.0]), "b": jnp.array(0.5)}
 
 
-def scripted(gradients):
+def scripted(gradients, losses=None):
     """An estimator whose t-th gradient is gradients[t] in every coordinate of w, and 0 in b."""
     table = jnp.asarray(gradients, jnp.float32)
+    reported = table if losses is None else jnp.asarray(losses, jnp.float32)
 
     def estimate(theta, t, family):
         gradient = table[t[0]]
-        return {"w": jnp.full((2,), gradient), "b": jnp.zeros(())}, t + 1, gradient
+        return {"w": jnp.full((2,), gradient), "b": jnp.zeros(())}, t + 1, reported[t[0]]
 
     estimator = Estimator(lambda key, theta, family: jnp.zeros((1,), jnp.int32), estimate, runs=1)
     return SimpleNamespace(build=lambda *arguments: estimator)
 
 
-def run(config, gradients, steps=None):
+def run(config, gradients, steps=None, losses=None):
     """The states after 0, 1, 2, ... meta-steps, and the metrics of each step."""
-    learner = config.build(None, None, scripted(gradients), 1, 1, steps or len(gradients))
+    learner = config.build(None, None, scripted(gradients, losses), 1, 1, steps or len(gradients))
     step = jax.jit(learner.step)
     states, metrics = [learner.init(jax.random.key(0), FAMILY, THETA)], []
     for _ in gradients:
@@ -66,6 +67,14 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
         assert not np.array_equal(states[before].theta["w"], states[after].theta["w"])
     assert [bool(jnp.isfinite(row["gradient_norm"])) for row in metrics] == [True, False, False, True, False]
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((states[-1].theta, states[-1].average)))
+
+
+@pytest.mark.parametrize(("gradient", "loss"), [(np.nan, 0.1), (np.inf, 0.1), (0.1, np.nan), (0.1, np.inf)])
+def test_gradient_and_loss_must_both_be_finite(gradient, loss):
+    states, _ = run(AdamConfig(), [0.1, gradient, 0.1], losses=[0.1, loss, 0.1])
+    assert [int(state.skipped) for state in states] == [0, 0, 1, 1]
+    jax.tree.map(np.testing.assert_array_equal, states[2].theta, states[1].theta)
+    assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(states[-1].theta))
 
 
 def test_after_a_skipped_gradient_training_goes_on_as_if_it_had_not_been():
