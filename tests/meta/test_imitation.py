@@ -274,6 +274,7 @@ def test_one_device_equals_four(family, tmp_path):
         np.testing.assert_allclose(a, b, atol=2e-4)
 
 
+@pytest.mark.slow  # test_finetune.py stops a training of the same learner and goes on, to the bit, and test_trainer.py
 def test_resumed_equals_uninterrupted(family, tmp_path):
     whole, _ = fit(tmp_path / "whole", family)
 
