@@ -1,6 +1,7 @@
 """The BBOB functions and families beside what `ioh` knows: minima, derivatives, single precision, noise, sharing."""
 
 import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ FEW = ("sphere", "gallagher_21", "lunacek")
 PLATEAUS = ("step_ellipsoid", "katsuura")  # their slopes are not those of finite differences
 
 
-@jax.jit
+# with optimization, as users have it: without it some gradients are not finite at differences of 1e-38
+@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False})
 def explore(index, x, instance):
     """Values [points], gradients [points, d] and the optimum, in one program for all functions."""
     branches = [
