@@ -17,8 +17,13 @@ FEW = ("sphere", "gallagher_21", "lunacek")
 PLATEAUS = ("step_ellipsoid", "katsuura")  # their slopes are not those of finite differences
 
 
-# with optimization, as users have it: without it some gradients are not finite at differences of 1e-38
-@partial(jax.jit, compiler_options={"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False})
+# with optimization, as users have it: without it some gradients are not finite
+optimized = partial(
+    jax.jit, compiler_options={"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+)
+
+
+@optimized
 def explore(index, x, instance):
     """Values [points], gradients [points, d] and the optimum, in one program for all functions."""
     branches = [
@@ -148,7 +153,7 @@ def test_one_program_serves_all_functions_of_a_dimension(kind, gradients):
     config = BBOBConfig(functions=FEW, dimensions=(3,), noise=kind, gradients=gradients)
     traces = []
 
-    @jax.jit
+    @optimized
     def run(family, params, x):
         traces.append(family)
 
