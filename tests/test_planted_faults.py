@@ -256,7 +256,7 @@ FAULTS = [
     Fault(
         "rates are tuned on the test split", "experiments/study.py",
         "rates = tune(study, column, train, say)", "rates = tune(study, column, test, say)",
-        "tests/experiments/test_study.py::test_the_tuned_rate_is_the_best_of_the_grid_on_the_training_split",
+        "tests/experiments/test_study.py::test_rates_are_tuned_on_the_training_split_and_rows_are_of_the_test_split",
     ),
     Fault(
         "a difference that may be zero is a verdict", "experiments/report.py",

@@ -15,6 +15,7 @@ from l2o.baselines.optax import AdamConfig, SGDConfig
 from l2o.errors import UserError
 from l2o.gradient.lstm import LSTMConfig
 from meta.evaluate import evaluate
+from tasks.quadratic import QuadraticConfig
 
 DATA = {
     "description": "tiny",
@@ -109,6 +110,27 @@ def test_tuning_and_reporting_see_other_tasks(done):
     study = Study.parse(results["study"], "results")
     tuned, reported = values(SGDConfig(), 0.1, "train", 1, 3, study), values(SGDConfig(), 0.1, "test", 0, 4, study)
     assert not set(tuned[:, 0]) & set(reported[:, 0])
+
+
+def test_rates_are_tuned_on_the_training_split_and_rows_are_of_the_test_split(tmp_path, monkeypatch):
+    """The splits of the quadratics above are one distribution, so that their numbers would not tell."""
+
+    class Split(QuadraticConfig):
+        def build(self, split="train"):
+            return QuadraticConfig(dimension=2, start_scale={"train": 1.0, "test": 2.0}[split]).build()
+
+    seen = []
+
+    def evaluated(make, argument, family, key, *, tasks, horizon, **options):
+        seen.append((tasks, family.start_scale))
+        return {"value": np.ones((tasks, horizon + 1))}
+
+    monkeypatch.setattr(module, "evaluate", evaluated)
+    monkeypatch.setattr(module.report, "study", lambda out, results: None)
+    study = study_of(baselines=[{"kind": "sgd"}]).model_copy(update={"task": Split(dimension=2)})
+    module.run(study, tmp_path / "out", lambda line: None)
+    # 3 runs for each of the rates that are tried, and 4 that are reported
+    assert seen == [(3, 1.0)] * 4 + [(4, 2.0)]
 
 
 def test_every_optimizer_starts_at_the_same_points(done):
