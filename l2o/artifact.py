@@ -91,8 +91,8 @@ class Loaded:
 
         Raises:
           TypeError: the family does not read gradients.
-          UserError: the horizon is not a whole number, or is below 1. `tx.update` raises it for a `value` that is not
-            one number.
+          UserError: the horizon is not a whole number, or is below 1. `tx.update` raises it for a `value` that holds no
+            number; of several, the mean counts.
         """
         if self.learned.native is None:
             raise TypeError(f"a {self.config.kind!r} optimizer does not read gradients, so it has no optax form")

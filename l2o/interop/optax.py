@@ -83,14 +83,20 @@ def gradient_based(
         tx = native(theta, horizon)
 
         def update(updates, state, params=None, **extra):
-            value = extra.get("value")
-            if value is not None and not _is_number(value):
-                raise UserError(f"value {_found(value)}: expected one number, the loss of this step, or None")
+            if extra.get("value") is not None:
+                extra["value"] = _loss(extra["value"])
             return tx.update(updates, state, params, **extra)
 
         return optax.GradientTransformationExtraArgs(tx.init, update)
 
     return LearnedOptimizer(init, bind, checked)
+
+
+def _loss(value: Any) -> Any:
+    """One number: itself, or the mean of several, such as the losses of several devices."""
+    if not _is_number(value, any_shape=True) or 0 in getattr(value, "shape", ()):
+        raise UserError(f"value {_found(value)}: expected one number, the loss of this step, several, or None")
+    return jnp.mean(jnp.asarray(value, jnp.float32)) if getattr(value, "shape", ()) else value
 
 
 def _check_horizon(horizon: Any) -> None:
@@ -105,10 +111,12 @@ def _check_horizon(horizon: Any) -> None:
         raise UserError(f"horizon {_found(horizon)}: expected a whole number of steps (an int) of at least 1, or None")
 
 
-def _is_number(value: Any, kinds: tuple[Any, ...] = (np.floating, np.integer, np.bool_)) -> bool:
+def _is_number(
+    value: Any, kinds: tuple[Any, ...] = (np.floating, np.integer, np.bool_), any_shape: bool = False
+) -> bool:
     """Whether it is one number of these kinds: of Python, of numpy, or an array of shape (), traced or not."""
     dtype = getattr(value, "dtype", type(value))
-    return getattr(value, "shape", ()) == () and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    return (any_shape or getattr(value, "shape", ()) == ()) and any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
 def _found(value: Any) -> str:

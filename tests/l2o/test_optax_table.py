@@ -372,8 +372,11 @@ def test_horizons_that_are_right_or_not_known_yet_are_taken(kind):
         jax.eval_shape(jax.vmap(first), horizons)
 
 
-BAD_VALUES = [np.ones(1), jnp.ones(1), jnp.ones(4), "1.0", [1.0], 1j, jnp.array(1j), jax.random.key(0)]
-GOOD_VALUES = [None, 1, 0.5, True, np.float64(1), jnp.ones((), jnp.bfloat16), jnp.ones((), jnp.int32), np.nan, np.inf]
+BAD_VALUES = [jnp.ones(0), np.ones((2, 0)), "1.0", [1.0], 1j, jnp.array(1j), jax.random.key(0)]
+GOOD_VALUES = [
+    *(None, 1, 0.5, True, np.float64(1), jnp.ones((), jnp.bfloat16), jnp.ones((), jnp.int32), np.nan, np.inf),
+    *(np.ones(1), jnp.ones(1), jnp.ones(4), np.ones((2, 2), np.float16)),
+]
 
 
 @every_optimizer
@@ -388,10 +391,20 @@ def test_a_value_is_one_number(kind):
         with pytest.raises(UserError, match=r"^value (is|has) .*: expected one number") as error:
             update(value)
         assert "\n" not in str(error.value)
-    with pytest.raises(UserError, match=r"^value has shape \(4,\) and dtype float32: expected"):
-        jax.eval_shape(update, jnp.ones(4))
+    with pytest.raises(UserError, match=r"^value has shape \(0,\) and dtype float32: expected"):
+        jax.eval_shape(update, jnp.ones(0))
     for value in GOOD_VALUES:
         assert described(jax.eval_shape(lambda v=value: update(v))) == described(PARAMS)
+
+
+@every_optimizer
+def test_of_several_values_the_mean_counts(kind):
+    """Such as those of several devices."""
+    runs = [
+        play(plain(kind), PARAMS, make(kind).init(PARAMS), values=[of(value) for value in VALUES])[0]
+        for of in (np.float32, lambda value: np.array([value - 1, value + 1], np.float32))
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *runs)
 
 
 @every_optimizer

@@ -275,7 +275,7 @@ def test_baselines_with_settings(tmp_path):
 # What is known, and guesses
 
 
-@pytest.mark.parametrize("optimizer", ["random", "sobol", ONE, FOUR, HOST], ids=str)
+@every_optimizer
 def test_guesses_come_first_and_what_is_known_does_not_count(optimizer, tmp_path):
     guesses, known = [(1, 2), np.array([3.5, 4])], [((0, 0), 2.0), ([1.0, 1.0], math.nan), ((1, 1), 0.25)]
     calls = []
