@@ -1,6 +1,8 @@
 """Four CPU devices, runtime type checks, key-reuse checks and a compilation cache, before anything imports jax."""
 
+import gc
 import os
+import threading
 from pathlib import Path
 
 # Nearly all of the time of these tests is compilation, and without optimization it takes half as long. In the
@@ -18,11 +20,35 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache/l2o/jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # to read a program takes a tenth of compiling it
 
+
+def _one_context_for_each_thread():
+    """JAX fills a new MLIR context for every program, which takes half of the time of a small one: here they share it.
+
+    Inside a JAX that has no such function the tests are slower, and no other.
+    """
+    from jax._src.interpreters import mlir
+
+    make, kept = getattr(mlir, "make_ir_context", None), threading.local()
+
+    def shared():
+        if not hasattr(kept, "context"):
+            kept.context = make()
+        return kept.context
+
+    if make is not None:
+        mlir.make_ir_context = shared
+
+
+_one_context_for_each_thread()
+
 with install_import_hook(["l2o", "tasks", "meta"], "beartype.beartype"):
     import experiments
     import l2o
     import meta
     import tasks
+
+gc.freeze()  # what was imported stays
+gc.set_threshold(100_000, 20, 100)  # programs are many objects, of which few are ever garbage
 
 __all__ = ["experiments", "l2o", "meta", "tasks"]
 

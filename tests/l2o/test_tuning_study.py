@@ -278,7 +278,7 @@ def test_own_parameters_belong_to_who_reads_any(fake):
 
 @pytest.mark.parametrize("name", ["random", "four", "host", "optformer"])
 def test_guesses_come_first_and_what_is_known_is_there(name, fake, tmp_path):
-    guess = {"lr": 1e-3, "Größe": 4, "constant": 3, "batch": 16, "only": "x", "优化器": None}
+    guess = {"lr": 1e-3, "Größe": 4, "constant": 3.0, "batch": 16, "only": ("x", 2), "优化器": None}
     call = dict(
         space=SPACE, optimizer=OPTIMIZERS[name], goal="maximize", guesses=[guess, guess | {"batch": 64}],
         known=[(guess, 2.5), (guess | {"Größe": 2}, math.nan)],

@@ -265,6 +265,7 @@ def test_the_loss_weighs_parameters_and_values(family, tmp_path, x, y):
         assert 0.5 < share < 0.95, "of at most three parameters each counts once, and a value thrice"
 
 
+@pytest.mark.slow
 def test_one_device_equals_four(family, tmp_path):
     options = {"steps": 10, "optimizer": ImitationConfig(buckets=BUCKETS[1:], warmup=2, learning_rate=0.01)}
     one, _ = fit(tmp_path / "1", family, devices=1, **options)
