@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments import report_blackbox
 from experiments.blackbox_results import summary
-from experiments.cells import begin, save
+from experiments.cells import arrays_of, begin, save
 from experiments.config import BlackBox
 from experiments.progress import Say, pieces
 from experiments.study import Column, columns
@@ -144,7 +144,7 @@ def run(study: BlackBox, out: Path, say: Say = print, resume: bool = False) -> d
                 path = folder / cell.name / f"{column.identity or column.name}.npz"
                 if not path.is_file():
                     _run(study, cell, column, sizes[cell.name, column.name], path)
-                known = np.load(path)
+                known = arrays_of(path)
                 values.setdefault(cell.name, {})[column.name] = known["values"].astype(np.float64)
                 seconds.setdefault(cell.name, {})[column.name] = {way: float(known[way]) for way in ("alone", "batch")}
                 took += float(known["took"])
@@ -166,7 +166,7 @@ def _optimum(study: BlackBox, cell: Cell, path: Path) -> tuple[np.ndarray, float
         if known is None:
             known = minima(cell.family, params, jax.random.key(study.seed))
         save(path, f_opt=np.asarray(known, np.float64), took=np.array(time.perf_counter() - start))
-    found = np.load(path)
+    found = arrays_of(path)
     return found["f_opt"], float(found["took"])
 
 

@@ -48,3 +48,9 @@ def save(path: Path, **arrays: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # pyright: ignore[reportArgumentType]
     write_whole(path, buffer.getvalue())
+
+
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """What `save` wrote; the file is closed."""
+    with np.load(path) as file:
+        return dict(file)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import report, statistics
-from experiments.cells import begin, save
+from experiments.cells import arrays_of, begin, save
 from experiments.config import Grid
 from experiments.progress import Say, pieces
 from experiments.study import Column, columns, label, rates_of
@@ -166,7 +166,7 @@ def _tune(grid: Grid, cell: Cell, column: Column, path: Path) -> tuple[np.ndarra
             scores.append(log_loss(final(values["value"]), grid.floor).mean())
         jax.clear_caches()  # hundreds of programs in one process are more than its memory map can hold
         save(path, scores=np.array(scores), took=np.array(time.perf_counter() - start))
-    known = np.load(path)
+    known = arrays_of(path)
     return known["scores"], float(known["took"])
 
 
@@ -175,7 +175,7 @@ def _test(
 ) -> tuple[list[dict[str, Any]], float]:
     """Runs on the cell's test split for each argument, and the seconds they took; those on disk are not made again."""
     names = [f"{a:.6g}" if isinstance(a, float) else column.sha256[:12] for a in arguments]
-    known: dict[str, np.ndarray] = dict(np.load(path)) if path.is_file() else {}
+    known: dict[str, np.ndarray] = arrays_of(path) if path.is_file() else {}
     missing = [(n, a) for n, a in dict(zip(names, arguments, strict=True)).items() if f"{n}/value" not in known]
     if missing:
         start, runner = time.perf_counter(), Runner(grid, cell, column)

@@ -20,7 +20,7 @@ import numpy as np
 import l2o
 from experiments import report_imitation
 from experiments.behaviour import Runs
-from experiments.cells import begin, save
+from experiments.cells import arrays_of, begin, save
 from experiments.imitation_config import Imitation
 from experiments.imitation_results import Prompted, summary
 from experiments.prediction_config import Prediction
@@ -219,7 +219,7 @@ def run(study: Imitation, out: Path, say: Say = print, resume: bool = False) -> 
                 start = time.perf_counter()
                 arrays = in_batches(program, given, min(study.batch, study.instances))
                 save(path, **arrays, took=np.array(time.perf_counter() - start))
-            arrays = dict(np.load(path))
+            arrays = arrays_of(path)
             took += float(arrays.pop("took"))
             made.setdefault(file, {})[cell.name] = arrays
             done(f"{what} on {cell.name}")

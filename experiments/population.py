@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import blackbox, report_population
-from experiments.cells import begin, save
+from experiments.cells import arrays_of, begin, save
 from experiments.population_config import Population
 from experiments.population_results import Choice, choose, summary
 from experiments.progress import Say, pieces
@@ -215,7 +215,7 @@ def tune(
         start = time.perf_counter()
         last = [[_score(programs.run(c, choice, study.tune.runs)) for c in mine] for choice in candidates]
         save(path, last=np.array(last), took=np.array(time.perf_counter() - start))
-    last = np.load(path)["last"]
+    last = arrays_of(path)["last"]
     return candidates[choose(last, [minima[cell.name] for cell in mine], study.floor)], last
 
 
@@ -255,7 +255,7 @@ def run(study: Population, out: Path, say: Say = print, resume: bool = False) ->
                 path = out / "tuned" / task / file
                 if len(choices(study, column)) > 1:
                     chosen[task][column.name], _ = tune(study, task, tuned_on, programs, path, known_tuned)
-                    took += float(np.load(path)["took"])
+                    took += float(arrays_of(path)["took"])
                     say(f"tuned {column.name} on {task}: {chosen[task][column.name].said(study.tune)}")
                 else:
                     chosen[task][column.name] = choices(study, column)[0]
@@ -269,7 +269,7 @@ def run(study: Population, out: Path, say: Say = print, resume: bool = False) ->
                     if optimum is not None:
                         made["best"] -= optimum[:, None]
                     save(path, **made, took=np.array(time.perf_counter() - start))
-                runs[cell.name][column.name] = dict(np.load(path))
+                runs[cell.name][column.name] = arrays_of(path)
                 took += float(runs[cell.name][column.name]["took"])
                 done(f"ran {column.name} on {cell.name}")
             jax.clear_caches()  # many programs in one process are more than its memory map can hold

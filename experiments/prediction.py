@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import report_prediction
-from experiments.cells import begin, save
+from experiments.cells import arrays_of, begin, save
 from experiments.imitation import Arrays, Model, in_batches, models, teachers
 from experiments.prediction_config import Group, Prediction
 from experiments.prediction_gp import predictor
@@ -137,7 +137,7 @@ class Runs:
                 start = time.perf_counter()
                 arrays = in_batches(program, given(), self.study.batch)  # always as many, so that it is one program
                 save(path, **arrays, took=np.array(time.perf_counter() - start))
-            arrays = dict(np.load(path))
+            arrays = arrays_of(path)
             self.took += float(arrays.pop("took"))
             self._made[cell.name, file] = arrays
         return self._made[cell.name, file]

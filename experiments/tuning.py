@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from experiments import report_tuning
-from experiments.cells import begin, save
+from experiments.cells import arrays_of, begin, save
 from experiments.imitation import in_batches
 from experiments.progress import Say, pieces
 from experiments.tuning_columns import Arrays, Run, Setting, columns, trained
@@ -59,7 +59,7 @@ def run(study: Tuning, out: Path, say: Say = print, resume: bool = False) -> dic
                 start = time.perf_counter()
                 arrays = program()
                 save(path, **arrays, took=np.array(time.perf_counter() - start))
-            arrays = dict(np.load(path))
+            arrays = arrays_of(path)
             took += float(arrays.pop("took"))
             done(what)
             return arrays

@@ -31,6 +31,8 @@ def _one_context_for_each_thread():
     make, kept = getattr(mlir, "make_ir_context", None), threading.local()
 
     def shared():
+        if mlir.ir.Context.current is not None:  # a program inside of another one
+            return make()
         if not hasattr(kept, "context"):
             kept.context = make()
         return kept.context

@@ -13,6 +13,7 @@ import tomli_w
 import l2o
 from experiments import imitation, report_imitation, ship
 from experiments.behaviour import MEASURES, PARTS, Runs, best_so_far, features, measured
+from experiments.cells import arrays_of
 from experiments.config import load_study
 from experiments.data import Data
 from experiments.imitation import cells, in_batches, models, run
@@ -95,7 +96,7 @@ def held_out(study):
 
 
 def loaded(out, cell, file):
-    return dict(np.load(out / "cells" / cell.name / f"{file}.npz"))
+    return arrays_of(out / "cells" / cell.name / f"{file}.npz")
 
 
 def test_runs_are_those_of_a_model_built_for_the_prompt(done):

@@ -13,6 +13,7 @@ from scipy import stats
 import l2o
 from experiments import prediction, report_prediction, ship
 from experiments import prediction_scores as scores
+from experiments.cells import arrays_of
 from experiments.config import load_study
 from experiments.imitation import models
 from experiments.prediction import cells, run
@@ -349,10 +350,10 @@ def test_scores_are_those_of_the_pieces(done):
     (model,) = models(study)
     temperature = results["groups"]["bbob"]["fresh"]["tuned"]["temperature"]
     folder = out / "cells" / "bbob-test-f5_linear_slope-3d"
-    logits = np.load(folder / f"{model.identity}.npz")["logits"]
+    logits = arrays_of(folder / f"{model.identity}.npz")["logits"]
     densities: dict[int, list[float]] = {0: [], 1: []}
     for k, name in enumerate(study.algorithms):
-        taught = np.load(folder / f"{name}.npz")
+        taught = arrays_of(folder / f"{name}.npz")
         for i in range(2):
             y = jnp.asarray(taught["y"][i])
             for s, step in enumerate(STEPS):

@@ -11,7 +11,7 @@ import tomli_w
 
 import l2o
 from experiments import report_tuning, ship, tuning
-from experiments.cells import save
+from experiments.cells import arrays_of, save
 from experiments.config import load_study
 from experiments.statistics import wins
 from experiments.tuning import run
@@ -203,7 +203,7 @@ def test_what_a_study_leaves(done, strict_json):
         (setting,) = [s for s in settings[name] if s.choice == chosen]
         by_hand = []
         for task in found["tasks"]:
-            arrays = np.load(out / "cells" / "datasets" / task / f"{name}-{setting.identity}.npz")
+            arrays = arrays_of(out / "cells" / "datasets" / task / f"{name}-{setting.identity}.npz")
             (cell,) = [cell for cell in cells(study) if (cell.group, cell.name) == ("datasets", task)]
             values = [float(interpolated(cell.family.params, jnp.asarray(x))) for x in arrays["x"].reshape(-1, 3)]
             np.testing.assert_allclose(arrays["y"].ravel(), values, rtol=1e-5)
@@ -239,7 +239,7 @@ def test_settings_are_chosen_on_tuning_tasks_alone(copied, monkeypatch):
     by_name = {cell.name: cell for cell in cells(study) if cell.group == "tune"}
     for name, cell in by_name.items():
         path = out / "cells" / "tune" / name / f"tpe-{other.identity}.npz"
-        arrays = dict(np.load(path))
+        arrays = arrays_of(path)
         save(path, **{**arrays, "y": np.full_like(arrays["y"], cell.least)})
     paths = written(monkeypatch)
     again = run(study, out, lambda line: None, resume=True)
@@ -247,7 +247,7 @@ def test_settings_are_chosen_on_tuning_tasks_alone(copied, monkeypatch):
     assert {path.name for path in paths} == {f"tpe-{other.identity}.npz"}
     assert {path.parent.parent.name for path in paths} == {"datasets"}
     for path in (out / "cells" / "datasets").glob("*/tpe-*.npz"):  # what is reported has no say
-        arrays = dict(np.load(path))
+        arrays = arrays_of(path)
         save(path, **{**arrays, "y": np.full_like(arrays["y"], 0.0 if other.identity not in path.name else 1e6)})
     third = run(study, out, lambda line: None, resume=True)
     assert third["chosen"] == again["chosen"]
