@@ -2,6 +2,6 @@
 
 import meta as meta
 import tasks as tasks
-from experiments.config import Experiment, Study
+from experiments.study.base import Experiment, Study
 
 __all__ = ["Experiment", "Study"]

@@ -74,7 +74,7 @@ def train(
 ) -> None:
     """Meta-train an optimizer from a config, on all devices of this or of several processes."""
     from experiments import run
-    from experiments.config import Experiment
+    from experiments.study.base import Experiment
     from meta import parallel
 
     import_modules(modules)
@@ -124,23 +124,21 @@ def study(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of many cells in --out.")] = False,
 ) -> None:
     """Compare optimizers on held-out tasks, each baseline tuned."""
-    from experiments import (
-        blackbox,
-        grid,
-        imitation,
-        population,
-        prediction,
-        report,
-        report_blackbox,
-        report_imitation,
-        report_population,
-        report_prediction,
-        report_tuning,
-        run,
-        tuning,
-    )
-    from experiments import study as studies
-    from experiments.config import STUDIES, BlackBox, Imitation, Population, Prediction, Study, Tuning, load_study
+    from experiments import page as report
+    from experiments import run
+    from experiments.study.base import STUDIES, BlackBox, Imitation, Population, Prediction, Study, Tuning, load_study
+    from experiments.study.blackbox import report as report_blackbox
+    from experiments.study.blackbox import run as blackbox
+    from experiments.study.curves import run as studies
+    from experiments.study.grid import run as grid
+    from experiments.study.imitation import report as report_imitation
+    from experiments.study.imitation import run as imitation
+    from experiments.study.population import report as report_population
+    from experiments.study.population import run as population
+    from experiments.study.prediction import report as report_prediction
+    from experiments.study.prediction import run as prediction
+    from experiments.study.tuning import report as report_tuning
+    from experiments.study.tuning import run as tuning
 
     import_modules(modules)
     chosen = load_study(config, overrides or [])
@@ -301,15 +299,15 @@ def finetune(
 def list_(modules: Import = None) -> None:
     """Shipped optimizers, baselines, task families, configs and studies, one line each."""
     import tasks
-    from experiments.config import Experiment, Study, load_study
     from experiments.data import Data
+    from experiments.study.base import Experiment, Study, load_study
     from l2o.baselines.optax import TunedConfig
     from l2o.core import BaselineConfig, OptimizerConfig
     from meta.curriculum import HorizonConfig
     from meta.estimator import EstimatorConfig
-    from meta.learner import LearnerConfig
+    from meta.learner.base import LearnerConfig
     from meta.objective import ObjectiveConfig
-    from meta.rollouts import SourceConfig
+    from meta.recordings.rollouts import SourceConfig
 
     import_modules(modules)
     groups: dict[str, dict[str, str]] = {

@@ -14,8 +14,8 @@ from l2o.errors import UserError
 from l2o.files import exists, write_whole
 from l2o.registry import by_kind
 from meta.checkpoints import difference
-from meta.rollouts import SourceConfig
-from meta.trajectories import MANIFEST, Manifest
+from meta.recordings.rollouts import SourceConfig
+from meta.recordings.trajectories import MANIFEST, Manifest
 
 CONFIG = "config.toml"
 

@@ -12,16 +12,16 @@ import jax
 
 import l2o
 from experiments import run
-from experiments.config import Experiment
 from experiments.data import Data
 from experiments.document import assign
+from experiments.study.base import Experiment
 from l2o.artifact import Loaded
 from l2o.core import Theta
 from l2o.errors import UserError
 from l2o.files import write_whole
 from l2o.optformer.optformer import OptFormerConfig
-from meta.imitation import ImitationConfig
-from meta.imports import Imported, OptunaStudiesConfig
+from meta.learner.imitation import ImitationConfig
+from meta.recordings.imports import Imported, OptunaStudiesConfig
 
 FEWEST = 5  # trials of a study that is trained on
 TOKENS = 6400  # in a meta-step, about

@@ -21,9 +21,9 @@ import jax
 import jax.numpy as jnp
 
 import l2o
-from experiments import report
-from experiments.config import Experiment
+from experiments import page as report
 from experiments.progress import progress
+from experiments.study.base import Experiment
 from experiments.tensorboard import also_to_tensorboard, require_tensorboard
 from l2o.errors import UserError
 from l2o.files import is_text, write_whole

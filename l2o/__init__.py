@@ -12,7 +12,6 @@ from l2o import evolution as evolution
 from l2o import gradient as gradient
 from l2o import optformer as optformer
 from l2o.artifact import Loaded, load, names, save
-from l2o.asynchronous import asynchronous
 from l2o.core import (
     BaselineConfig,
     Evaluation,
@@ -28,27 +27,28 @@ from l2o.core import (
     state_bytes,
 )
 from l2o.errors import UserError
-from l2o.interop.evosax import from_evosax
-from l2o.interop.minimize import minimize
-from l2o.interop.optax import from_optax
-from l2o.interop.search import Result, Search, Trial
-from l2o.interop.study import Study
-from l2o.parameter import Parameter
+from l2o.host.minimize import minimize
+from l2o.host.search import Result, Search, Trial
+from l2o.host.study import Study
+from l2o.lift.evosax import from_evosax
+from l2o.lift.optax import from_optax
 from l2o.registry import Config, by_kind, kinds, register
-from l2o.searchspace import SearchSpace
-from l2o.sequential import one_at_a_time
-from l2o.space import Space
+from l2o.space.domain import Space
+from l2o.space.parameter import Parameter
+from l2o.space.searchspace import SearchSpace
 from l2o.unroll import query, unroll
+from l2o.wrappers.asynchronous import asynchronous
+from l2o.wrappers.sequential import one_at_a_time
 
 if TYPE_CHECKING:
-    from l2o.interop.sampler import OptFormerSampler as OptFormerSampler
+    from l2o.interop.optuna import OptFormerSampler as OptFormerSampler
 else:
 
     def __getattr__(name: str) -> Any:
         """`OptFormerSampler`, when it is asked for, as its base class is Optuna's."""
         if name != "OptFormerSampler":
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from l2o.interop.sampler import OptFormerSampler
+        from l2o.interop.optuna import OptFormerSampler
 
         return OptFormerSampler
 

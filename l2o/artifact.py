@@ -27,7 +27,7 @@ from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Task
 from l2o.errors import UserError
 from l2o.files import exists, write_whole
 from l2o.registry import Config, nearest, parse
-from l2o.space import Space, X
+from l2o.space.domain import Space, X
 from l2o.unroll import unroll
 
 FORMAT: Literal["l2o-optimizer"] = "l2o-optimizer"
@@ -113,7 +113,7 @@ class Loaded:
           TypeError: the family does not ask for a population at a time.
           UserError: a population of fewer than two.
         """
-        from l2o.interop.strategy import to_evosax
+        from l2o.interop.evosax import to_evosax
 
         return to_evosax(self.config, self.theta, solution, population_size, **options)
 

@@ -14,7 +14,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from l2o.registry import Config
-from l2o.space import Space, X
+from l2o.space.domain import Space, X
 
 State = Any  # an optimizer's state: a pytree of arrays with a stable structure
 Theta = Any  # meta-parameters: a pytree of arrays

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from l2o.core import Evaluation, Optimizer, State, Task, Trajectory
-from l2o.space import X
+from l2o.space.domain import X
 
 Record = Callable[[X, Evaluation], tuple[X, Evaluation]]
 Remat = Literal["none", "step", "segment"]

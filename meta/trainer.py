@@ -16,17 +16,17 @@ import numpy as np
 from jax.sharding import NamedSharding
 from pydantic import Field, PlainValidator, SerializeAsAny, model_validator
 
-from l2o.asynchronous import asynchronous
 from l2o.core import LearnedOptimizer, Theta
 from l2o.errors import UserError
 from l2o.registry import Config, by_kind, kinds, parse
+from l2o.wrappers.asynchronous import asynchronous
 from meta import parallel
 from meta.checkpoints import Checkpoints, Metrics, Record
 from meta.curriculum import FixedConfig, HorizonConfig, parse_horizon
 from meta.estimator import EstimatorConfig
 from meta.estimator.backprop import BackpropConfig
 from meta.evaluate import evaluate
-from meta.learner import AdamConfig, Learner, LearnerConfig
+from meta.learner.base import AdamConfig, Learner, LearnerConfig
 from meta.objective import ObjectiveConfig, SumConfig
 from tasks.family import TaskFamily
 

@@ -1,13 +1,11 @@
 """What is optimized: families that sample tasks as pytrees. Importing a file here registers its kinds."""
 
 from tasks import bbob as bbob
-from tasks import bbob_mixed as bbob_mixed
 from tasks import characters as characters
 from tasks import control as control
 from tasks import datasets as datasets
 from tasks import gp as gp
 from tasks import hpo as hpo
-from tasks import hpob as hpob
 from tasks import mixture as mixture
 from tasks import neuroevolution as neuroevolution
 from tasks import quadratic as quadratic

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from l2o.core import Problem, Task
 from l2o.registry import register
-from l2o.space import Space
+from l2o.space.domain import Space
 from tasks.family import FamilyConfig, Split, TaskFamily
 
 HOLDOUT = 0.1  # share of each half of the text that no inner training sees

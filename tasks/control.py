@@ -10,7 +10,7 @@ from pydantic import Field
 
 from l2o.core import Problem, Task
 from l2o.registry import register
-from l2o.space import Space
+from l2o.space.domain import Space
 from tasks.family import FamilyConfig, Split, TaskFamily
 
 DURATION, GRAVITY = 1.5, 1.0  # left alone, a particle falls through the unit square in about 1.4

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from l2o.core import Problem, Task
 from l2o.gp import Prior
 from l2o.registry import register
-from l2o.space import Space
+from l2o.space.domain import Space
 from tasks.family import FamilyConfig, Split, TaskFamily
 
 Kernel = Literal["squared_exponential", "matern52"]

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from l2o.core import Problem, Task
 from l2o.registry import register
-from l2o.space import Space
+from l2o.space.domain import Space
 from tasks.family import FamilyConfig, Split, TaskFamily
 
 

@@ -13,7 +13,7 @@ from pydantic import Field, SerializeAsAny
 
 from l2o.core import Problem, Task
 from l2o.registry import by_kind, register
-from l2o.space import Space
+from l2o.space.domain import Space
 from tasks.datasets import Dataset, DatasetConfig, DigitsConfig
 from tasks.family import FamilyConfig, Split, TaskFamily
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from l2o.core import Problem, Task
 from l2o.registry import nearest, register
-from l2o.space import Space
+from l2o.space.domain import Space
 from tasks import functions
 from tasks.family import FamilyConfig, Split, TaskFamily
 

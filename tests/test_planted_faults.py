@@ -59,11 +59,11 @@ FAULTS = [
         "tests/l2o/test_unroll.py::test_ask_evaluate_and_tell_draw_apart_in_every_round",
     ),
     Fault(
-        "a token is the lower end of its bin", "l2o/space.py",
+        "a token is the lower end of its bin", "l2o/space/domain.py",
         "self.from_unit((tokens + 0.5) / bins)", "self.from_unit(tokens / bins)", "tests/l2o/test_space.py",
     ),
     Fault(
-        "the two logarithmic scales are one", "l2o/parameter.py",
+        "the two logarithmic scales are one", "l2o/space/parameter.py",
         'return u if self.scale == "log" else 1 - u', "return u", "tests/l2o/test_searchspace.py",
     ),
     Fault(
@@ -86,7 +86,7 @@ FAULTS = [
         "tests/l2o/test_optax_table.py::test_fresh_and_later_states_can_be_donated",
     ),
     Fault(
-        "updates are not projected to the bounds", "l2o/interop/optax.py",
+        "updates are not projected to the bounds", "l2o/lift/optax.py",
         "space.project(optax.apply_updates(x, updates))", "optax.apply_updates(x, updates)",
         "tests/l2o/test_optax.py::test_bounds_project_after_every_update",
     ),
@@ -131,7 +131,7 @@ FAULTS = [
         "tests/l2o/test_optformer.py::test_likelihood_sees_no_future",
     ),
     Fault(
-        "the goal is swapped", "l2o/optformer/record.py",
+        "the goal is swapped", "l2o/record.py",
         "return cls(high, low, bins) if flip else cls(low, high, bins)",
         "return cls(low, high, bins) if flip else cls(high, low, bins)", "tests/l2o/test_serialization.py",
     ),
@@ -151,7 +151,7 @@ FAULTS = [
         "tests/l2o/test_artifact.py::test_a_flipped_bit_in_the_meta_parameters",
     ),
     Fault(
-        "the steep sector lies on the other side", "tasks/bbob_functions.py",
+        "the steep sector lies on the other side", "tasks/bbob/functions.py",
         "jnp.where(z * _signs(instance) > 0, 100.0, 1.0)", "jnp.where(z * _signs(instance) < 0, 100.0, 1.0)",
         "tests/tasks/test_bbob_ioh.py",
     ),
@@ -205,17 +205,17 @@ FAULTS = [
         "tests/meta/test_curriculum.py::test_each_integer_between_the_ends_has_its_probability",
     ),
     Fault(
-        "the meta-gradient is not clipped", "meta/learner.py",
+        "the meta-gradient is not clipped", "meta/learner/base.py",
         "optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(rate))", "optax.chain(optax.adam(rate))",
         "tests/meta/test_learner.py::test_clip_bounds_the_global_norm",
     ),
     Fault(
-        "a gradient that is not finite is applied", "meta/learner.py",
+        "a gradient that is not finite is applied", "meta/learner/base.py",
         "ok = jnp.isfinite(norm) & jnp.isfinite(loss)", "ok = jnp.isfinite(loss)",
         "tests/meta/test_learner.py::test_gradient_and_loss_must_both_be_finite",
     ),
     Fault(
-        "a loss that is not finite is believed", "meta/learner.py",
+        "a loss that is not finite is believed", "meta/learner/base.py",
         "ok = jnp.isfinite(norm) & jnp.isfinite(loss)", "ok = jnp.isfinite(norm)",
         "tests/meta/test_learner.py::test_gradient_and_loss_must_both_be_finite",
     ),
@@ -240,51 +240,51 @@ FAULTS = [
         "tests/meta/test_parallel.py::test_a_device_without_a_finite_run_has_no_say_in_the_loss",
     ),
     Fault(
-        "a tie is a win for nobody", "experiments/statistics.py",
+        "a tie is a win for nobody", "experiments/study/statistics.py",
         "np.sum(a < b) + np.sum(a == b) / 2", "np.sum(a < b)", "tests/experiments/test_statistics.py",
     ),
     Fault(
-        "the horizon itself lies beyond the horizon", "experiments/config.py",
+        "the horizon itself lies beyond the horizon", "experiments/study/base.py",
         "isinstance(step, int) and step > self.horizon", "isinstance(step, int) and step >= self.horizon",
         "tests/experiments/test_config.py",
     ),
     Fault(
-        "runs are not paired", "experiments/study.py",
+        "runs are not paired", "experiments/study/curves/run.py",
         "column.argument, test, key, study.runs)", "column.argument, test, jax.random.key(len(rows)), study.runs)",
         "tests/experiments/test_study.py::test_every_optimizer_starts_at_the_same_points",
     ),
     Fault(
-        "rates are tuned on the test split", "experiments/study.py",
+        "rates are tuned on the test split", "experiments/study/curves/run.py",
         "rates = tune(study, column, train, say)", "rates = tune(study, column, test, say)",
         "tests/experiments/test_study.py::test_rates_are_tuned_on_the_training_split_and_rows_are_of_the_test_split",
     ),
     Fault(
-        "a difference that may be zero is a verdict", "experiments/report.py",
+        "a difference that may be zero is a verdict", "experiments/page.py",
         'if c["high"] is not None and c["high"] < 0', 'if c["high"] is not None and c["low"] < 0',
         "tests/experiments/test_report.py",
     ),
     Fault(
-        "values are narrowed as they are", "l2o/interop/proposals.py",
+        "values are narrowed as they are", "l2o/host/proposals.py",
         "np.clip((values - self.zero) / self.unit", "np.clip(values / self.unit", "tests/l2o/test_offsets.py",
     ),
     Fault(
-        "what was told before the units were known stays as it was", "l2o/interop/proposals.py",
+        "what was told before the units were known stays as it was", "l2o/host/proposals.py",
         "if any(self._past):", "if not any(self._past):", "tests/l2o/test_offsets.py",
     ),
     Fault(
-        "whole numbers lose their last digits", "l2o/interop/view.py",
+        "whole numbers lose their last digits", "l2o/host/view.py",
         "/ 2 + digits * (above - below) / 2", "/ 2", "tests/l2o/test_view.py",
     ),
     Fault(
-        "a point that was not written is proposed later", "l2o/interop/search.py",
+        "a point that was not written is proposed later", "l2o/host/search.py",
         "self._suggester.forget()", "pass", "tests/l2o/test_faults.py",
     ),
     Fault(
-        "a value is not synced", "l2o/interop/eventlog.py",
+        "a value is not synced", "l2o/host/log.py",
         'sync="asked" not in event', 'sync="asked" in event', "tests/l2o/test_faults.py",
     ),
     Fault(
-        "half a line stays in the file", "l2o/interop/eventlog.py",
+        "half a line stays in the file", "l2o/host/log.py",
         "if os.fstat(self._file.fileno()).st_size != self._size:", "if False:", "tests/l2o/test_faults.py",
     ),
     Fault(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.bench.influence import estimates, exact, learn
-from experiments.report import figure_of
+from experiments.page import figure_of
 from l2o.registry import parse
 from meta.estimator import EstimatorConfig
 

@@ -9,9 +9,9 @@ import numpy as np
 from experiments.bench.timing import in_turns, ratio, show
 from l2o import BaselineConfig, Optimizer, OptimizerConfig, Problem, Space, Task, kinds, unroll
 from l2o.core import Evaluation
-from meta.learner import EvolutionConfig
+from meta.learner.base import EvolutionConfig
 from meta.objective import BestConfig
-from tasks.bbob import BBOBConfig
+from tasks.bbob.bbob import BBOBConfig
 
 SETTINGS = ((16, 10, 1), (16, 10, 512), (64, 100, 16))  # members, dimensions, runs side by side
 FIVE = ("sphere", "rosenbrock", "discus", "rastrigin", "schwefel")  # those of Lange et al. (2022)

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from l2o.core import LearnedOptimizer, Optimizer, Problem, Task
-from l2o.space import Space
+from l2o.space.domain import Space
 from meta.curriculum import FixedConfig
 from meta.estimator.base import EstimatorConfig
-from meta.learner import AdamConfig
+from meta.learner.base import AdamConfig
 from meta.objective import SumConfig
 from tasks.family import TaskFamily
 

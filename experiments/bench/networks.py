@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from l2o.core import LearnedOptimizer
-from l2o.interop.optax import gradient_based
+from l2o.lift.optax import gradient_based
 
 DECAYS = np.array([0.1, 0.5, 0.9, 0.99, 0.999, 0.9999], np.float32)
 TIMES = np.array([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5], np.float32)

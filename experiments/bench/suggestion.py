@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import l2o
 from experiments.bench.timing import in_turns
 from l2o import Evaluation, Optimizer, Problem, Space
-from l2o.baselines.flat import Flat
 from l2o.optformer.optformer import OptFormerConfig
+from l2o.wrappers.flat import Flat
 
 DIMENSION = 4
 

@@ -11,10 +11,10 @@ import numpy as np
 import l2o
 from experiments.bench.timing import in_turns, ratio, show
 from l2o import BaselineConfig, Evaluation, Loaded, Optimizer, Problem, SearchSpace, kinds
-from l2o.interop.optuna import need_optuna, silent
+from l2o.host.policy import Policy
+from l2o.lift.optuna import need_optuna, silent
 from l2o.optformer.optformer import OptFormerConfig
-from l2o.optformer.policy import Policy
-from l2o.optformer.record import Record, RecordedTrial
+from l2o.record import Record, RecordedTrial
 
 SPACE = SearchSpace.from_dict({
     "learning_rate": {"kind": "float", "low": 1e-5, "high": 1e-1, "scale": "log"},

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from pydantic import Field
 
-from l2o.baselines.flat import finite_or_infinity, over_flat_points
 from l2o.core import BaselineConfig, Optimizer
 from l2o.registry import register
-from l2o.space import Space
+from l2o.space.domain import Space
+from l2o.wrappers.flat import finite_or_infinity, over_flat_points
 
 VISIBILITY_OF_WHOLE, VISIBILITY_OF_CATEGORIES = 1.0, 0.2
 SMALLEST_PERTURBATION, LARGEST_PERTURBATION = 1e-3, 0.5

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from pydantic import Field, model_validator
 
 from l2o.core import BaselineConfig, Optimizer
-from l2o.interop.evosax import from_evosax
+from l2o.lift.evosax import from_evosax
 from l2o.registry import register
-from l2o.sequential import one_at_a_time
-from l2o.space import X
+from l2o.space.domain import X
+from l2o.wrappers.sequential import one_at_a_time
 
 
 class EvosaxConfig(BaselineConfig):

@@ -18,13 +18,13 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from pydantic import Field
 
-from l2o.baselines.flat import over_flat_points
 from l2o.baselines.search import SobolConfig
 from l2o.core import BaselineConfig, Optimizer
 from l2o.errors import UserError
 from l2o.gp import Posterior, Prior, log_expected_improvement, log_likelihood
 from l2o.registry import register
-from l2o.space import Space
+from l2o.space.domain import Space
+from l2o.wrappers.flat import over_flat_points
 
 REPEATED = 1e4  # above differences of an acquisition function, and small enough not to round them away
 

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from pydantic import Field
 
-from l2o.baselines.flat import finite_or_infinity, other_values, over_flat_points
 from l2o.core import BaselineConfig, Optimizer
 from l2o.registry import register
-from l2o.space import Space
+from l2o.space.domain import Space
+from l2o.wrappers.flat import finite_or_infinity, other_values, over_flat_points
 
 
 def mutate(key: PRNGKeyArray, space: Space, x: Float[Array, "d"]) -> Float[Array, "d"]:

@@ -8,7 +8,7 @@ import optax
 from pydantic import Field
 
 from l2o.core import BaselineConfig, Optimizer
-from l2o.interop.optax import from_optax
+from l2o.lift.optax import from_optax
 from l2o.registry import register
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from l2o.core import BaselineConfig, HostOptimizer
-from l2o.interop.optuna import from_optuna, need_optuna
+from l2o.lift.optuna import from_optuna, need_optuna
 from l2o.registry import register
 
 

@@ -22,9 +22,9 @@ from l2o.baselines.search import need_bounds
 from l2o.blackbox.memory import Memory
 from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Theta, in_unit_cube
 from l2o.errors import UserError
-from l2o.gradient.layers import cell, dense
+from l2o.layers import cell, dense
 from l2o.registry import register
-from l2o.space import X
+from l2o.space.domain import X
 
 CLIP = 5.0  # normalised values are clipped here
 Hidden = tuple[tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]], ...]

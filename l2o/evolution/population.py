@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from pydantic import Field
 
 from l2o.core import Optimizer, OptimizerConfig, in_unit_cube
-from l2o.space import X
+from l2o.space.domain import X
 
 Inner = Any  # a strategy's own state
 Layer = dict[str, Array]

@@ -16,8 +16,8 @@ from pydantic import Field
 
 from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
 from l2o.gradient.coordinates import merge, split
-from l2o.gradient.layers import cell, dense
-from l2o.interop.optax import gradient_based
+from l2o.layers import cell, dense
+from l2o.lift.optax import gradient_based
 from l2o.registry import register
 
 State = tuple[tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]], ...]

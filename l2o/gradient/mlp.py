@@ -26,8 +26,8 @@ from pydantic import Field
 
 from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
 from l2o.gradient.coordinates import coordinates, merge, split
-from l2o.gradient.layers import dense
-from l2o.interop.optax import gradient_based
+from l2o.layers import dense
+from l2o.lift.optax import gradient_based
 from l2o.registry import register
 
 MOMENTA: Any = np.array([0.8, 0.95, 0.99], np.float32)

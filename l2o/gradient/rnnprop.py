@@ -20,8 +20,8 @@ from pydantic import Field
 
 from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
 from l2o.gradient.coordinates import merge, split
-from l2o.gradient.layers import cell, dense
-from l2o.interop.optax import gradient_based
+from l2o.layers import cell, dense
+from l2o.lift.optax import gradient_based
 from l2o.registry import register
 
 EPSILON = 1e-8  # keeps the input zero where the gradient always was

@@ -1,147 +1,142 @@
-"""Between this project's contract and evosax."""
+"""Learned evolution strategies as evosax algorithms: init, ask and tell as evosax's users know them.
+
+It imports evosax, so it is imported where it is needed.
+"""
 
 import functools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from evosax.algorithms.distribution_based import base as distribution
+from evosax.algorithms.population_based import base as population_
+from flax import struct
+from jaxtyping import Array, Float
 
-from l2o.core import Optimizer, in_unit_cube
-from l2o.space import Space, X
+from l2o.core import Evaluation, Optimizer, OptimizerConfig, Problem, Theta
+from l2o.errors import UserError
+from l2o.evolution.population import EvolutionStrategyConfig, Run
+from l2o.space.domain import Space, X
 
-
-class EvosaxState(NamedTuple):
-    """State of a lifted evosax algorithm.
-
-    Attributes:
-      inner: the algorithm's own.
-      space: bounds of the queries.
-      start: where it begins.
-      sigma: standard deviation that it begins with.
-      worst: largest finite value seen so far.
-      begun: whether `inner` is to be used; a population-based algorithm has none before its first values.
-    """
-
-    inner: Any
-    space: Space
-    start: X
-    sigma: Float[Array, ""]
-    worst: Float[Array, ""]
-    begun: Bool[Array, ""]
+jitted = functools.partial(jax.jit, static_argnames=("self",))
+FREE = Space.free()
 
 
-def from_evosax(
-    make: Callable[[X], Any], *, sigma: float | None = None, params: Callable[[Any], Any] = lambda params: params
-) -> Optimizer:
-    """Lift an evosax algorithm to an `Optimizer` that asks a population at a time.
-
-    On a box it works in the unit cube; queries are projected to it, and the projected points are what the algorithm is
-    told. A distribution-based algorithm starts from `problem.start`. A population-based one first asks for a
-    population of its own to start from: uniform in the box, or normal around `problem.start` on a free space. A failed
-    evaluation is told as a value above all that were seen.
-
-    Args:
-      make: `solution -> algorithm`, where the solution is a point whose values do not matter.
-      sigma: initial standard deviation in widths of the box. None, or a free space: `problem.scale`.
-      params: changes the algorithm's default parameters; `std_init` is set before.
-
-    Returns:
-      An optimizer equal to the plain evosax loop in those coordinates.
-
-    >>> from evosax.algorithms import CMA_ES
-    >>> cma = from_evosax(lambda solution: CMA_ES(population_size=8, solution=solution), sigma=0.3)
-    """
-
-    @functools.cache  # evosax compiles its methods for each instance
-    def algorithm_like(tree, shapes) -> Any:
-        with jax.ensure_compile_time_eval(), jax.numpy_rank_promotion("allow"):
-            algorithm = make(tree.unflatten([np.zeros(shape, dtype) for shape, dtype in shapes]))
-        if hasattr(algorithm, "num_populations"):
-            raise TypeError(f"{type(algorithm).__name__} has several means, which from_evosax does not support")
-        return algorithm
-
-    def rules(start: X, deviation: Float[Array, ""]) -> tuple[Any, Any]:
-        leaves, tree = jax.tree.flatten(start)
-        algorithm = algorithm_like(tree, tuple((leaf.shape, leaf.dtype) for leaf in leaves))
-        values = algorithm.default_params
-        if hasattr(values, "std_init"):
-            like = jnp.asarray(values.std_init)
-            values = values.replace(std_init=jnp.broadcast_to(deviation, like.shape).astype(like.dtype))
-        return algorithm, params(values)
-
-    def first_population(key: Array, state: EvosaxState, size: int) -> X:
-        flat, unravel = ravel_pytree(state.start)
-        if state.space.is_free:
-            points = flat[None] + state.sigma * jax.random.normal(key, (size, flat.size), flat.dtype)
-            return jax.vmap(unravel)(points)
-        return jax.vmap(state.space.sample)(jax.random.split(key, size))
-
-    def init(key, problem):
-        key = untyped(key)
-        start = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), problem.start)
-        deviation = problem.scale if sigma is None or problem.space.is_free else sigma
-        deviation = jnp.asarray(deviation, jnp.float32)
-        with jax.numpy_rank_promotion("allow"):
-            algorithm, values = rules(start, deviation)
-            by_distribution = hasattr(algorithm, "get_mean")
-            if by_distribution:
-                inner = algorithm.init(key, start, values)
-            else:  # of the right shapes; replaced when the first population is told
-                size = algorithm.population_size
-                population = jax.tree.map(lambda a: jnp.broadcast_to(a[None], (size, *a.shape)), start)
-                inner = algorithm.init(key, population, jnp.zeros(size), values)
-        inner = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(a)), inner)
-        lowest = jnp.full((), jnp.finfo(jnp.float32).min)
-        return EvosaxState(inner, problem.space, start, deviation, lowest, jnp.asarray(by_distribution))
-
-    def ask(key, state):
-        key = untyped(key)
-        with jax.numpy_rank_promotion("allow"):
-            algorithm, values = rules(state.start, state.sigma)
-            x, inner = algorithm.ask(key, state.inner, values)
-        inner = like(inner, state.inner)
-        if not hasattr(algorithm, "get_mean"):
-            first = first_population(key, state, algorithm.population_size)
-            x, inner = choose(state.begun, (x, inner), (first, state.inner))
-        return like(x, state.start), state._replace(inner=inner)
-
-    def tell(key, state, x, evaluation):
-        key = untyped(key)
-        value = evaluation.value.astype(jnp.float32)
-        valid = jnp.isfinite(value)
-        worst = jnp.maximum(state.worst, jnp.max(jnp.where(valid, value, -jnp.inf)))
-        fitness = jnp.where(valid, value, above(worst))
-        with jax.numpy_rank_promotion("allow"):
-            algorithm, values = rules(state.start, state.sigma)
-            inner = like(algorithm.tell(key, x, fitness, state.inner, values)[0], state.inner)
-            if not hasattr(algorithm, "get_mean"):
-                begun = like(algorithm.init(key, x, fitness, values), state.inner)
-                inner = choose(state.begun, inner, begun)
-        return state._replace(inner=inner, worst=worst, begun=jnp.ones_like(state.begun))
-
-    return in_unit_cube(Optimizer(init, ask, tell))
+def to_evosax(
+    config: OptimizerConfig, theta: Theta, solution: X, population_size: int | None = None, **options: Any
+) -> "LearnedDistribution | LearnedPopulation":
+    """An evosax algorithm, see `l2o.Loaded.evosax`."""
+    if not isinstance(config, EvolutionStrategyConfig):
+        raise TypeError(f"a {config.kind!r} optimizer does not ask for a population at a time: it has no evosax form")
+    size = config.population_size if population_size is None else population_size
+    if size < 2:
+        raise UserError(f"population_size is {size}, expected at least 2")
+    config = config.model_copy(update={"population_size": size})
+    start = Problem(FREE, jnp.zeros(1))
+    _, run = jax.eval_shape(config.build().bind(theta).init, jax.random.key(0), start)
+    algorithm = LearnedDistribution if hasattr(run.inner, "mean") else LearnedPopulation
+    return algorithm(config, theta, solution, **options)
 
 
-def untyped(key: PRNGKeyArray) -> Array:
-    """An old-style key: some algorithms use one key twice, which JAX's checks would refuse of a new-style one."""
-    return jax.random.key_data(key)
+@struct.dataclass
+class Params(distribution.Params):
+    """Hyperparameters: the initial standard deviation, and theta."""
+
+    std_init: float | Float[Array, ""]
+    params: Theta
 
 
-def like(new: Any, old: Any) -> Any:
-    """The same tree with the dtypes of another, none of them weak: state must not change its type."""
-    return jax.tree.map(lambda a, b: jnp.asarray(a, jnp.result_type(b)), new, old)
+@struct.dataclass
+class DistributionState(distribution.State):
+    """State of a strategy that samples around a mean; `run` is ours without what stands beside it."""
+
+    std: Float[Array, "..."]
+    run: Run
 
 
-def choose(condition: Bool[Array, ""], yes: Any, no: Any) -> Any:
-    """One of two trees."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
+@struct.dataclass
+class PopulationState(population_.State):
+    """State of a strategy that keeps a population; `run` is ours without what stands beside it."""
+
+    std: Float[Array, "n"]
+    run: Run
 
 
-def above(worst: Float[Array, ""]) -> Float[Array, ""]:
-    """A finite number above the worst value, if there is one; any number if nothing was finite yet."""
-    largest = jnp.finfo(worst.dtype).max
-    return jnp.where(worst == -largest, 0.0, jnp.minimum(worst + jnp.minimum(jnp.abs(worst), largest / 2) + 1, largest))
+class _Learned:
+    """What both forms share. Fields of evosax's state rule: who replaces one of them changes the run."""
+
+    config: EvolutionStrategyConfig
+    theta: Theta
+    fields: dict[str, str]  # of evosax's state, and what ours calls them
+
+    @property
+    def _default_params(self) -> Params:
+        return Params(std_init=1.0, params=self.theta)
+
+    def _optimizer(self, params: Params) -> Optimizer:
+        return self.config.build().bind(params.params)
+
+    def _begin(self, key: Array, start: Float[Array, "d"], params: Params) -> Run:
+        return self._optimizer(params).init(key, Problem(FREE, start, params.std_init))[1]
+
+    def _join(self, state: Any) -> tuple[Space, Run]:
+        theirs = {ours: getattr(state, name) for name, ours in self.fields.items()}
+        return FREE, state.run._replace(inner=state.run.inner._replace(**theirs))
+
+    def _split(self, run: Run) -> dict[str, Any]:
+        theirs = {name: getattr(run.inner, ours) for name, ours in self.fields.items()}
+        return theirs | {"run": run._replace(inner=run.inner._replace(**dict.fromkeys(self.fields.values())))}
+
+    def _ask(self, key: Array, state: Any, params: Params) -> tuple[Float[Array, "n d"], Any]:
+        x, (_, run) = self._optimizer(params).ask(key, self._join(state))
+        return x, state.replace(**self._split(run))
+
+    def _tell(self, key: Array, population: Float[Array, "n d"], fitness: Array, state: Any, params: Params) -> Any:
+        _, run = self._optimizer(params).tell(key, self._join(state), population, Evaluation(fitness))
+        return state.replace(**self._split(run))
+
+
+def _archive(start: Float[Array, "d"]) -> dict[str, Array]:
+    """evosax's own fields before the first generation."""
+    return {
+        "best_solution": jnp.full_like(start, jnp.nan),
+        "best_fitness": jnp.full((), jnp.inf, start.dtype),
+        "generation_counter": jnp.zeros((), jnp.int32),
+    }
+
+
+class LearnedDistribution(_Learned, distribution.DistributionBasedAlgorithm):
+    """A learned strategy that samples around a mean: `init(key, mean, params)`."""
+
+    fields = {"mean": "mean", "std": "sigma"}
+
+    def __init__(self, config: EvolutionStrategyConfig, theta: Theta, solution: X, **options: Any):
+        self.config, self.theta = config, theta
+        super().__init__(config.population_size, solution, **options)
+
+    @jitted
+    def init(self, key: Array, mean: X, params: Params) -> DistributionState:
+        """Begin at a mean, with `params.std_init` in all directions."""
+        start = self._ravel_solution(mean)
+        return DistributionState(**_archive(start), **self._split(self._begin(key, start, params)))
+
+
+class LearnedPopulation(_Learned, population_.PopulationBasedAlgorithm):
+    """A learned strategy that keeps a population: `init(key, population, fitness, params)`."""
+
+    fields = {"population": "population", "fitness": "fitness", "std": "sigma"}
+
+    def __init__(self, config: EvolutionStrategyConfig, theta: Theta, solution: X, **options: Any):
+        self.config, self.theta = config, theta
+        super().__init__(config.population_size, solution, **options)
+
+    def _init(self, key: Array, params: Params) -> PopulationState:
+        start = jnp.zeros_like(self.solution_flat)
+        return PopulationState(**_archive(start), **self._split(self._begin(key, start, params)))
+
+    @jitted
+    def init(self, key: Array, population: X, fitness: Float[Array, "n"], params: Params) -> PopulationState:
+        """Begin with a population that was evaluated."""
+        init_key, tell_key = jax.random.split(key)
+        state = super().init(init_key, population, fitness, params)  # evosax's archive, and its shaping of fitness
+        return self._tell(tell_key, state.population, state.fitness, state, params)

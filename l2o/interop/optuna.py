@@ -1,149 +1,195 @@
-"""Between this project's contract and Optuna."""
+"""An OptFormer as a sampler of Optuna."""
 
-import contextlib
-import dataclasses
-import functools
-import logging
-import math
-from collections.abc import Callable, Iterator
+import secrets
+import threading
+import zlib
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
-from l2o.core import HostOptimizer
 from l2o.errors import UserError
-from l2o.space import LOG, Space, X
+
+try:
+    import optuna
+except ModuleNotFoundError:
+    raise UserError("OptFormerSampler is for Optuna, which is not installed: pip install 'l2o[optuna]'") from None
+
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from l2o.artifact import Loaded, load
+from l2o.host.arguments import whole_number
+from l2o.host.policy import Policy
+from l2o.interop.optuna_studies import as_record, joint_space, propose
+from l2o.optformer.model import SLOTS
+from l2o.record import Record
+
+LOGGER = optuna.logging.get_logger(f"optuna.{__name__}")  # below Optuna's own, so that its verbosity counts
 
 
-def need_optuna() -> Any:
-    """The package.
+class OptFormerSampler(BaseSampler):
+    """A sampler for `optuna.create_study` that reads the study as a sequence (Chen et al. 2022).
 
-    Raises:
-      UserError: it is not installed.
-    """
-    try:
-        import optuna
-    except ModuleNotFoundError:
-        raise UserError("this optimizer is Optuna's, which is not installed: pip install optuna") from None
-    return optuna
-
-
-@contextlib.contextmanager
-def silent(level: int = logging.ERROR) -> Iterator[None]:
-    """Context in which Optuna says nothing below a level; afterwards it says what it did before."""
-    need_optuna().logging.get_verbosity()  # sets its logger up
-    logger = logging.getLogger("optuna")
-    before = logger.level
-    logger.setLevel(max(before, level))
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-@dataclasses.dataclass(eq=False)
-class OptunaState:
-    """An Optuna study, which changes in place.
-
-    Attributes:
-      study: with one parameter for each coordinate, named x0, x1, ...
-      space: with bounds.
-      open: trials asked for and not told yet, each with its point as the caller has it.
-    """
-
-    study: Any
-    space: Space
-    open: list[tuple[Any, np.ndarray]]
-
-    @functools.cached_property
-    def distributions(self) -> dict[str, Any]:
-        """Of the parameters, whose values are the coordinates: floats in a box, and of every kind in a mixed space."""
-        return {f"x{i}": distribution for i, distribution in enumerate(_distributions(self.space))}
-
-    def params(self, point: np.ndarray) -> dict[str, int | float]:
-        """The parameters of a point."""
-        kinds = self.distributions.items()
-        is_float = need_optuna().distributions.FloatDistribution
-        return {
-            name: float(value) if isinstance(kind, is_float) else round(float(value))
-            for (name, kind), value in zip(kinds, point, strict=True)
-        }
-
-
-def from_optuna(make: Callable[[int], Any], name: str = "an Optuna sampler") -> HostOptimizer:
-    """Lift an Optuna sampler to an optimizer for host loops.
-
-    The study inside the state changes in place, so a state that was asked or told is spent. Points may be told in any
-    order, also points that were never asked for. In a mixed space the sampler is told of whole numbers, logarithmic
-    scales and categories as such, the latter and listed values by their indices.
+    The parameters that all trials share are proposed together. The first trial, before anything is known of the space,
+    and parameters that appear in some trials only or change their ranges are left to an independent sampler. Threads,
+    processes and machines may share a study: what others have in progress is taken into account.
 
     Args:
-      make: `seed -> sampler`; the seed, below 2^31, is drawn from the key of `init`, and the other keys are not used.
-      name: for messages.
+      seed: decides all randomness, 0 to 2^32 - 1; None for the system's entropy. What is proposed for a trial depends
+        on the seed, the trial's number and what the study holds: workers may have the same seed, and a study that was
+        interrupted goes on as it would have.
+      optimizer: a shipped OptFormer by name, a directory, or a loaded one, such as
+        `l2o.load("optformer").configured(acquisition="thompson_sampling")`.
+      warm_start: names of other studies in the same storage, or True for all of them. Those over the same parameters
+        and ranges are read before this one, as they are when they are first needed.
+      independent_sampler: for what is not proposed together; random by default.
+      warn_independent_sampling: warn, once for each parameter, of what it is used for after the first trials.
+
+    Raises:
+      UserError: bad input; at the first trial, a study with several objectives, or the name of none.
     """
 
-    def init(key, problem):
-        optuna = need_optuna()
-        if problem.space.is_free:
-            raise UserError(f"{name} needs a space with bounds, and this problem has none")
-        seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
-        with silent():  # it tells of every study, and this one is nobody's business
-            study = optuna.create_study(sampler=make(seed))
-        return OptunaState(study, problem.space, [])
+    def __init__(
+        self,
+        seed: int | None = None,
+        *,
+        optimizer: str | Path | Loaded = "optformer",
+        warm_start: bool | str | Sequence[str] = False,
+        independent_sampler: BaseSampler | None = None,
+        warn_independent_sampling: bool = True,
+    ):
+        self._entropy = _entropy() if seed is None else whole_number("seed", seed, 0, 2**32 - 1)
+        self._loaded = optimizer if isinstance(optimizer, Loaded) else load(optimizer)
+        kind = self._loaded.config.kind
+        if kind != "optformer":
+            raise UserError(f"OptFormerSampler takes an optimizer of kind 'optformer', found one of kind {kind!r}")
+        names = (warm_start,) if isinstance(warm_start, str) else () if isinstance(warm_start, bool) else warm_start
+        if not isinstance(names, Collection) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"warm_start is {warm_start!r}: expected True, or names of studies of the same storage")
+        if not isinstance(independent_sampler, BaseSampler | None):
+            raise UserError(f"independent_sampler is {independent_sampler!r}: expected a sampler of Optuna")
+        self._all, self._names = warm_start is True, tuple(names)
+        self._independent = independent_sampler
+        self._warn = warn_independent_sampling
+        self._said: set[str] = set()
+        self._begin()
 
-    def ask(key, state):
-        del key
-        trial = state.study.ask(state.distributions)
-        like, unravel = ravel_pytree(state.space.low)
-        values = np.asarray([trial.params[f"x{i}"] for i in range(like.size)])
-        x = state.space.project(unravel(jnp.asarray(values, like.dtype)))  # in single precision one may round outwards
-        state.open.append((trial, flatten(x)))
-        return jax.tree.map(lambda a: a[None], x), state
+    def _begin(self) -> None:
+        """What every copy makes for itself."""
+        self._lock = threading.Lock()
+        self._policy: Policy | None = None
+        self._earlier: tuple[Any, str, dict[str, BaseDistribution], list[Record]] | None = None
 
-    def tell(key, state, x, evaluation):
-        del key
-        for i, value in enumerate(np.asarray(evaluation.value, float)):
-            report(state, flatten(jax.tree.map(lambda a, i=i: a[i], x)), float(value))
-        return state
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"_lock": None, "_policy": None, "_earlier": None}
+        return vars(self) | own | {"_loaded": replace(self._loaded)}  # without the functions that it has built
 
-    return HostOptimizer(init, ask, tell)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin()
+
+    def reseed_rng(self) -> None:
+        """Take a new seed from the system's entropy, as Optuna demands of threads."""
+        self._entropy = _entropy()
+        if self._independent is not None:
+            self._independent.reseed_rng()
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Hand on to the independent sampler."""
+        if self._independent is not None:
+            self._independent.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        """Hand on to the independent sampler."""
+        if self._independent is not None:
+            self._independent.after_trial(study, trial, state, values)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What is proposed together: the parameters that all trials share, unless these are more than it reads."""
+        del trial
+        _refuse_several_objectives(study)
+        space = joint_space(study.get_trials(deepcopy=False))
+        return space if len(space) <= SLOTS else {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Propose values for these parameters."""
+        _refuse_several_objectives(study)
+        if not search_space:
+            return {}
+        with self._lock:  # what one thread proposes is in progress for the next
+            trials = [other for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+            record, earlier = as_record(study, search_space, trials), self._read_before(study, search_space)
+            if self._policy is None:
+                self._policy = Policy(self._loaded)
+            found = self._policy.suggest(record, 1, seed=self._seed(trial), earlier=earlier)[0]
+            propose(study, trial, found)
+        return found
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """A value for one parameter, by the independent sampler."""
+        _refuse_several_objectives(study)
+        chosen = self._independent or RandomSampler(self._seed(trial, param_name))
+        if self._warn and any(
+            param_name in other.params for other in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        ):
+            self._say_once(
+                f"{param_name!r} is sampled by {type(chosen).__name__}: its range changes, some trials lack it, the "
+                f"model has no such range, or there are more than {SLOTS} parameters "
+                "(warn_independent_sampling=False silences this)"
+            )
+        return chosen.sample_independent(study, trial, param_name, param_distribution)
+
+    def _seed(self, trial: FrozenTrial, parameter: str = "") -> int:
+        """Below 2^31, for one trial and, if it is sampled alone, one parameter."""
+        entropy = [self._entropy, trial.number, zlib.crc32(parameter.encode())]
+        return int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            LOGGER.warning(text)
+
+    def _read_before(self, study: Study, space: dict[str, BaseDistribution]) -> list[Record]:
+        """Finished trials of the studies to start from, those of this space."""
+        if not self._all and not self._names:
+            return []
+        kept = self._earlier
+        if kept is None or kept[0] is not study._storage or kept[1:3] != (study.study_name, space):
+            kept = self._earlier = (study._storage, study.study_name, space, self._read_others(study, space))
+        return kept[3]
+
+    def _read_others(self, study: Study, space: dict[str, BaseDistribution]) -> list[Record]:
+        known = optuna.get_all_study_names(study._storage)
+        found = []
+        for name in known if self._all else self._names:
+            if name not in known:
+                raise UserError(f"warm_start: the storage has no study {name!r}, only {', '.join(known)}")
+            if name == study.study_name:
+                continue
+            other = optuna.load_study(study_name=name, storage=study._storage)
+            trials = [trial for trial in other.get_trials(deepcopy=False) if trial.state.is_finished()]
+            if len(other.directions) == 1 and joint_space(trials) == space:
+                found.append(as_record(other, space, trials))
+            elif not self._all:
+                self._say_once(f"warm_start: study {name!r} has another search space and is not read")
+        return found
 
 
-def _distributions(space: Space) -> list[Any]:
-    """Of each coordinate. A reversed logarithmic scale, which Optuna does not have, is a linear one."""
-    kinds = need_optuna().distributions
-    low, high = (flatten(bound).astype(float) for bound in (space.low, space.high))
-    if space.levels is None or space.scale is None or space.ordered is None:
-        return [kinds.FloatDistribution(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True)]
-    found = []
-    listed = (np.asarray(a).tolist() for a in (space.levels, space.scale == LOG, space.ordered))
-    for first, last, levels, log, ordered in zip(low.tolist(), high.tolist(), *listed, strict=True):
-        if not ordered:
-            found.append(kinds.CategoricalDistribution(range(levels)))
-        elif levels:
-            found.append(kinds.IntDistribution(round(first), round(last), log=log))
-        else:
-            found.append(kinds.FloatDistribution(first, last, log=log))
-    return found
+def _entropy() -> int:
+    return secrets.randbits(64)
 
 
-def report(state: OptunaState, point: np.ndarray, value: float) -> None:
-    """Enter the value of a point; a value that is not finite is a failed trial."""
-    optuna = need_optuna()
-    outcome = optuna.trial.TrialState.COMPLETE if math.isfinite(value) else optuna.trial.TrialState.FAIL
-    told = value if math.isfinite(value) else None
-    for i, (trial, asked) in enumerate(state.open):
-        if np.array_equal(asked, point):
-            state.study.tell(trial, told, state=outcome)
-            del state.open[i]
-            return
-    params, kinds = state.params(point), state.distributions
-    state.study.add_trial(optuna.trial.create_trial(state=outcome, value=told, params=params, distributions=kinds))
-
-
-def flatten(x: X) -> np.ndarray:
-    """A point as a vector on the host."""
-    return np.asarray(ravel_pytree(x)[0])
+def _refuse_several_objectives(study: Study) -> None:
+    if len(study.directions) > 1:
+        raise UserError(
+            f"OptFormerSampler optimizes one objective, and study {study.study_name!r} has {len(study.directions)}"
+        )

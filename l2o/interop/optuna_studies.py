@@ -11,8 +11,8 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from l2o.errors import UserError
-from l2o.optformer.record import Record, RecordedTrial
-from l2o.searchspace import SearchSpace
+from l2o.record import Record, RecordedTrial
+from l2o.space.searchspace import SearchSpace
 
 UNNAMED = "no-name-"  # how names begin that Optuna makes up; what follows is random
 PROPOSED = "l2o:proposed"  # attributes of a trial in progress: what was proposed for it, before it was asked for

@@ -17,7 +17,7 @@ from l2o.optformer.acquisition import Acquisition, score
 from l2o.optformer.decoding import Context, Sampling, Study, predict, propose, read, value_probabilities
 from l2o.optformer.model import Network
 from l2o.optformer.prompt import Range
-from l2o.space import Space
+from l2o.space.domain import Space
 
 Source = Literal["prior", "random", "both", "near"]
 LEADERS = 4  # of a study's trials, near which candidates are drawn

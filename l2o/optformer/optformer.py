@@ -14,7 +14,6 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 from pydantic import Field, model_validator
 
-from l2o.baselines.flat import flat_space, over_flat_points
 from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Theta, Trajectory
 from l2o.optformer.acquisition import Acquisition
 from l2o.optformer.choice import Choice, Source, choose
@@ -23,7 +22,8 @@ from l2o.optformer.model import Network, Sizes, network
 from l2o.optformer.prompt import Prompt, Range, reading, stripped
 from l2o.optformer.vocabulary import Algorithm, Vocabulary
 from l2o.registry import register
-from l2o.space import Space
+from l2o.space.domain import Space
+from l2o.wrappers.flat import flat_space, over_flat_points
 
 
 class OptFormerState(NamedTuple):

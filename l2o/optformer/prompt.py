@@ -9,10 +9,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from l2o.errors import UserError
 from l2o.optformer.model import METRIC, NOWHERE, SLOTS, Tokens
-from l2o.optformer.record import Record
 from l2o.optformer.serialization import metadata_tokens, segments
 from l2o.optformer.vocabulary import Vocabulary
-from l2o.space import Space
+from l2o.record import Record
+from l2o.space.domain import Space
 
 METADATA = Vocabulary(bins=0)  # metadata holds no bins: it is written with this, and a network's number is added
 CURVE = 10.0  # the median of the values is so many units from the least one; shares are logarithms of 1 + units

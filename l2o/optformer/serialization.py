@@ -21,12 +21,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from l2o.errors import UserError
-from l2o.optformer.record import GOALS, Record, RecordedTrial, Scale
 from l2o.optformer.text import from_text, to_text
 from l2o.optformer.vocabulary import ALGORITHMS, KINDS, MARKS, SCALES, WORDS, Vocabulary
-from l2o.parameter import Parameter
-from l2o.searchspace import SearchSpace
-from l2o.space import Space
+from l2o.record import GOALS, Record, RecordedTrial, Scale
+from l2o.space.domain import Space
+from l2o.space.parameter import Parameter
+from l2o.space.searchspace import SearchSpace
 
 __all__ = [
     "Record", "RecordedTrial", "Scale", "from_text", "metadata_tokens", "parse_metadata", "parse_trials", "segments",

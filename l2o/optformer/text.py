@@ -13,10 +13,10 @@ import re
 from typing import Any
 
 from l2o.errors import UserError
-from l2o.optformer.record import Record, RecordedTrial, Scale
 from l2o.optformer.vocabulary import MARKS
-from l2o.parameter import Parameter
-from l2o.searchspace import SearchSpace
+from l2o.record import Record, RecordedTrial, Scale
+from l2o.space.parameter import Parameter
+from l2o.space.searchspace import SearchSpace
 
 TYPES = {"float": "DOUBLE", "integer": "INTEGER", "discrete": "DISCRETE", "categorical": "CATEGORICAL"}
 FIELDS = {

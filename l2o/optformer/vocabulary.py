@@ -20,7 +20,7 @@ Algorithm = Literal[
 ]  # fmt: skip
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 KINDS = ("float", "integer", "discrete", "categorical")
-SCALES = ("linear", "log", "reverse_log")  # in the order of the constants in l2o.space
+SCALES = ("linear", "log", "reverse_log")  # in the order of the constants in l2o.space.domain
 
 
 class Vocabulary(NamedTuple):

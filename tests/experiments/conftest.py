@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from experiments.cli import main
-from experiments.config import Experiment
+from experiments.study.base import Experiment
 
 TINY = """\
 description = "tiny"

@@ -16,7 +16,7 @@ from experiments.bench.__main__ import app
 from experiments.bench.networks import mlp_rule
 from experiments.bench.timing import Timing, in_turns, ratio
 from l2o.gradient.lstm import LSTMConfig
-from l2o.interop.optax import gradient_based
+from l2o.lift.optax import gradient_based
 from l2o.registry import parse
 from meta.estimator import EstimatorConfig
 from meta.estimator.base import Run, Runs

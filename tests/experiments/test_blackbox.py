@@ -11,11 +11,13 @@ import tomli_w
 from scipy import stats
 
 import l2o
-from experiments import blackbox, report_blackbox, ship
-from experiments.blackbox import cells, run
-from experiments.blackbox_results import regrets, summary
-from experiments.config import BlackBox, load_study
-from experiments.study import columns
+from experiments import ship
+from experiments.study.base import BlackBox, load_study
+from experiments.study.blackbox import report as report_blackbox
+from experiments.study.blackbox import run as blackbox
+from experiments.study.blackbox.results import regrets, summary
+from experiments.study.blackbox.run import cells, run
+from experiments.study.curves.run import columns
 from l2o import registry
 from l2o.baselines.search import RandomConfig
 from l2o.blackbox.rnn import RNNConfig

@@ -11,13 +11,13 @@ import tomli_w
 
 import l2o
 import tasks
-from experiments.config import Experiment, Study, load_study
+from experiments.study.base import Experiment, Study, load_study
 from l2o import registry
 from l2o.baselines.optax import TunedConfig
 from l2o.core import BaselineConfig, OptimizerConfig
 from meta.curriculum import HorizonConfig
 from meta.estimator import EstimatorConfig
-from meta.learner import LearnerConfig
+from meta.learner.base import LearnerConfig
 
 MODULE = '''
 """A user's own optimizer and task."""
@@ -31,7 +31,7 @@ import optax
 
 import l2o
 import tasks
-from l2o.interop.optax import gradient_based
+from l2o.lift.optax import gradient_based
 
 
 @l2o.register

@@ -10,7 +10,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.config import Experiment, Study, load_study
+from experiments.study.base import Experiment, Study, load_study
 from l2o.errors import UserError
 
 EXPERIMENT = {

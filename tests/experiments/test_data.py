@@ -6,13 +6,13 @@ import time
 import optuna
 import pytest
 
-from experiments.config import Experiment
 from experiments.data import Data
+from experiments.study.base import Experiment
 from l2o.errors import UserError
-from meta.rollouts import RolloutsConfig
-from meta.trajectories import load, read_manifest
-from tasks.bbob_mixed import HELD_OUT, UNUSED
-from tasks.hpo import HPOConfig
+from meta.recordings.rollouts import RolloutsConfig
+from meta.recordings.trajectories import load, read_manifest
+from tasks.bbob.mixed import HELD_OUT, UNUSED
+from tasks.hpo.hpo import HPOConfig
 
 MINE = """\
 seed = 4

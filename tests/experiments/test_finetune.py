@@ -10,12 +10,13 @@ import pytest
 
 import l2o
 from experiments import finetune, run
-from experiments.config import Experiment
+from experiments.study.base import Experiment
 from l2o.errors import UserError
 from l2o.optformer.optformer import OptFormerConfig
-from l2o.searchspace import SearchSpace
-from meta import imports, trainer
-from meta.trajectories import read_manifest
+from l2o.space.searchspace import SearchSpace
+from meta import trainer
+from meta.recordings import imports
+from meta.recordings.trajectories import read_manifest
 
 CONFIG = OptFormerConfig(bins=16, width=32, heads=2, feedforward=64, decoder_layers=1, max_trials=8)
 FEW = [

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import l2o
-from experiments import grid as grids
-from experiments import report
-from experiments.config import Grid, load_study
-from experiments.grid import Cell, cells, choose, failures, final, log_loss, over_seeds, run
-from experiments.study import columns
+from experiments import page as report
+from experiments.study.base import Grid, load_study
+from experiments.study.curves.run import columns
+from experiments.study.grid import run as grids
+from experiments.study.grid.run import Cell, cells, choose, failures, final, log_loss, over_seeds, run
 from l2o.errors import UserError
 
 TINY = {

@@ -14,8 +14,8 @@ import optuna
 import pytest
 
 import l2o
-from experiments.config import Experiment
-from l2o.interop.optuna import silent
+from experiments.study.base import Experiment
+from l2o.lift.optuna import silent
 
 LEVELS = (optuna.logging.DEBUG, optuna.logging.INFO, optuna.logging.CRITICAL)
 

@@ -11,14 +11,16 @@ import pytest
 import tomli_w
 
 import l2o
-from experiments import imitation, report_imitation, ship
-from experiments.behaviour import MEASURES, PARTS, Runs, best_so_far, features, measured
-from experiments.cells import arrays_of
-from experiments.config import load_study
+from experiments import ship
 from experiments.data import Data
-from experiments.imitation import cells, in_batches, models, run
-from experiments.imitation_config import Imitation
-from experiments.teachers import own_log_prob
+from experiments.study.base import load_study
+from experiments.study.imitation import report as report_imitation
+from experiments.study.imitation import run as imitation
+from experiments.study.imitation.behaviour import MEASURES, PARTS, Runs, best_so_far, features, measured
+from experiments.study.imitation.config import Imitation
+from experiments.study.imitation.run import cells, in_batches, models, run
+from experiments.study.imitation.teachers import own_log_prob
+from experiments.study.pieces import arrays_of
 from l2o.baselines.grid import GridConfig, ShuffledGridConfig
 from l2o.baselines.mutation import HillClimbingConfig, RegularizedEvolutionConfig
 from l2o.baselines.search import RandomConfig
@@ -26,10 +28,10 @@ from l2o.blackbox.rnn import RNNConfig
 from l2o.core import Evaluation, Problem, Trajectory
 from l2o.errors import UserError
 from l2o.optformer.optformer import OptFormerConfig, stripped
-from l2o.space import Space
+from l2o.space.domain import Space
 from l2o.unroll import unroll
-from meta.rollouts import RolloutsConfig, study_keys
-from tasks.bbob_mixed import HELD_OUT, BBOBMixedConfig
+from meta.recordings.rollouts import RolloutsConfig, study_keys
+from tasks.bbob.mixed import HELD_OUT, BBOBMixedConfig
 
 TRIALS = 8
 CONFIG = OptFormerConfig(bins=16, width=32, heads=2, feedforward=64, decoder_layers=1, max_trials=TRIALS)

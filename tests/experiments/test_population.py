@@ -10,12 +10,14 @@ import tomli_w
 from scipy.stats import rankdata
 
 import l2o
-from experiments import population, report_population, ship
-from experiments.config import load_study
-from experiments.population import cells, run
-from experiments.population_config import Population
-from experiments.population_results import TARGETS, Choice, area, choose, ecdf, parts, reached, summary, won
-from experiments.study import columns
+from experiments import ship
+from experiments.study.base import load_study
+from experiments.study.curves.run import columns
+from experiments.study.population import report as report_population
+from experiments.study.population import run as population
+from experiments.study.population.config import Population
+from experiments.study.population.results import TARGETS, Choice, area, choose, ecdf, parts, reached, summary, won
+from experiments.study.population.run import cells, run
 from l2o import registry
 from l2o.core import BaselineConfig, Evaluation, HostOptimizer, Optimizer
 from l2o.errors import UserError

@@ -11,27 +11,29 @@ import tomli_w
 from scipy import stats
 
 import l2o
-from experiments import prediction, report_prediction, ship
-from experiments import prediction_scores as scores
-from experiments.cells import arrays_of
-from experiments.config import load_study
-from experiments.imitation import models
-from experiments.prediction import cells, run
-from experiments.prediction_config import Prediction, Surrogate
-from experiments.prediction_gp import fitted, numbers, predictor
-from experiments.prediction_model import logits_of, prompts, scaled
-from experiments.prediction_results import Predicted, by_task, even
+from experiments import ship
+from experiments.study.base import load_study
+from experiments.study.imitation.run import models
+from experiments.study.pieces import arrays_of
+from experiments.study.prediction import report as report_prediction
+from experiments.study.prediction import run as prediction
+from experiments.study.prediction import scores as scores
+from experiments.study.prediction.config import Prediction, Surrogate
+from experiments.study.prediction.gp import fitted, numbers, predictor
+from experiments.study.prediction.model import logits_of, prompts, scaled
+from experiments.study.prediction.results import Predicted, by_task, even
+from experiments.study.prediction.run import cells, run
 from l2o.baselines import gp
 from l2o.baselines.gp import fit, log_posterior, pack, unpack
 from l2o.errors import UserError
+from l2o.host.policy import Policy
 from l2o.optformer.optformer import OptFormerConfig
-from l2o.optformer.policy import Policy
 from l2o.optformer.prompt import Range, stripped
-from l2o.optformer.record import Record, RecordedTrial
-from l2o.searchspace import SearchSpace
-from l2o.space import Space
-from tasks.bbob_mixed import HELD_OUT, TRAIN
-from tasks.hpo import HPOConfig
+from l2o.record import Record, RecordedTrial
+from l2o.space.domain import Space
+from l2o.space.searchspace import SearchSpace
+from tasks.bbob.mixed import HELD_OUT, TRAIN
+from tasks.hpo.hpo import HPOConfig
 
 TRIALS, STEPS = 8, (3, 8)
 CONFIG = OptFormerConfig(bins=32, width=32, heads=2, feedforward=64, decoder_layers=1, max_trials=TRIALS)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import report
-from experiments.study import compare
+from experiments import page as report
+from experiments.study.curves.run import compare
 from l2o.blackbox.rnn import RNNConfig
 from l2o.gradient.lstm import LSTMConfig
 

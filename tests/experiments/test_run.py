@@ -14,9 +14,9 @@ import optax
 import pytest
 
 import l2o
-from experiments.config import Experiment
-from experiments.report import training
+from experiments.page import training
 from experiments.run import claim, fresh_directory, train
+from experiments.study.base import Experiment
 from l2o.errors import UserError
 from l2o.files import write_whole
 from meta.trainer import Result

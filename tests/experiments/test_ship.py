@@ -7,8 +7,8 @@ import pytest
 
 import l2o
 from experiments import ship as module
-from experiments.config import Experiment, Study
-from experiments.study import run
+from experiments.study.base import Experiment, Study
+from experiments.study.curves.run import run
 from l2o import artifact
 from l2o.errors import UserError
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.statistics import bootstrap, curve, interval, paired
+from experiments.study.statistics import bootstrap, curve, interval, paired
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import l2o
-from experiments import study as module
-from experiments.config import Study
-from experiments.study import columns, compare, measures, rates_of, tune
+from experiments.study.base import Study
+from experiments.study.curves import run as module
+from experiments.study.curves.run import columns, compare, measures, rates_of, tune
 from l2o.baselines.optax import AdamConfig, SGDConfig
 from l2o.errors import UserError
 from l2o.gradient.lstm import LSTMConfig

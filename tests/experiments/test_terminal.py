@@ -9,7 +9,7 @@ import pytest
 
 import l2o.__main__
 from experiments.cli import main
-from experiments.config import Experiment
+from experiments.study.base import Experiment
 from experiments.terminal import terminal
 from l2o.errors import UserError
 

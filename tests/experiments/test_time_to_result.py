@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.time_to_result import profile, profile_scores, ratios, score, steps_to
+from experiments.study.grid.time_to_result import profile, profile_scores, ratios, score, steps_to
 
 
 def test_steps_to_a_target():

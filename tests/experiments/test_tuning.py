@@ -10,25 +10,27 @@ import pytest
 import tomli_w
 
 import l2o
-from experiments import report_tuning, ship, tuning
-from experiments.cells import arrays_of, save
-from experiments.config import load_study
-from experiments.statistics import wins
-from experiments.tuning import run
-from experiments.tuning_columns import columns, compiled, on_host, trained
-from experiments.tuning_config import Tuning
-from experiments.tuning_live import best_setting, fitted
-from experiments.tuning_results import compared, normalised, score
-from experiments.tuning_tasks import cells, prompts
+from experiments import ship
+from experiments.study.base import load_study
+from experiments.study.pieces import arrays_of, save
+from experiments.study.statistics import wins
+from experiments.study.tuning import report as report_tuning
+from experiments.study.tuning import run as tuning
+from experiments.study.tuning.columns import columns, compiled, on_host, trained
+from experiments.study.tuning.config import Tuning
+from experiments.study.tuning.live import best_setting, fitted
+from experiments.study.tuning.results import compared, normalised, score
+from experiments.study.tuning.run import run
+from experiments.study.tuning.tasks import cells, prompts
 from l2o.baselines.optuna import TPEConfig
 from l2o.blackbox.rnn import RNNConfig
 from l2o.core import Optimizer
 from l2o.errors import UserError
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.registry import kinds
-from meta.rollouts import study_keys
-from tasks.bbob_mixed import HELD_OUT, TRAIN, BBOBMixedConfig
-from tasks.hpo import HPOConfig, interpolated
+from meta.recordings.rollouts import study_keys
+from tasks.bbob.mixed import HELD_OUT, TRAIN, BBOBMixedConfig
+from tasks.hpo.hpo import HPOConfig, interpolated
 
 TRIALS = 6
 CONFIG = OptFormerConfig(bins=16, width=16, heads=2, feedforward=16, encoder_layers=0, decoder_layers=1, max_trials=4)

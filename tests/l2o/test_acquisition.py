@@ -17,7 +17,7 @@ from l2o.optformer.choice import Choice, choose, improvements, roll
 from l2o.optformer.decoding import Context, Sampling, Study, predict, value_probabilities
 from l2o.optformer.model import LOWEST, METRIC, Keys, Network
 from l2o.optformer.prompt import Range
-from l2o.space import Space
+from l2o.space.domain import Space
 
 BINS = 10
 UNIT = Range(*(jnp.asarray(a) for a in (0.0, 0.0, 1.0)))  # without two values, units are those of the unit interval

@@ -19,7 +19,7 @@ import safetensors.numpy
 import l2o
 from l2o import UserError, artifact
 from l2o.gradient.lstm import LSTMConfig
-from l2o.interop.optax import gradient_based
+from l2o.lift.optax import gradient_based
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.registry import _KINDS
 

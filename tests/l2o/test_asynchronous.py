@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2o import Evaluation, Optimizer, Problem, Space, Task, asynchronous, unroll
+from l2o import Evaluation, Optimizer, Problem, Space, Task, unroll
+from l2o.wrappers import asynchronous
 
 ROUNDS = 40
 

@@ -20,7 +20,7 @@ from l2o.baselines.evosax import (
     XNESConfig,
 )
 from l2o.baselines.strategies import ExponentialNES, SeparableCMAES
-from tasks.bbob import BBOBConfig
+from tasks.bbob.bbob import BBOBConfig
 
 START, SCALE = jnp.array([0.4, -0.5, 0.6]), 0.5
 CURVATURE = np.array([[1.0, 0.9, 0.0], [0.9, 1.0, 0.2], [0.0, 0.2, 30.0]], np.float32)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2o import Parameter, SearchSpace, UserError
-from l2o.interop.distributions import from_distribution, to_distribution
+from l2o.space.distributions import from_distribution, to_distribution
 
 optuna = pytest.importorskip("optuna")
 distributions = optuna.distributions

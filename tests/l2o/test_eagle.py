@@ -9,8 +9,8 @@ import pytest
 
 from l2o import Evaluation, Problem, Space, Task, unroll
 from l2o.baselines.eagle import EagleConfig
-from l2o.baselines.flat import Flat
-from l2o.space import LINEAR, LOG
+from l2o.space.domain import LINEAR, LOG
+from l2o.wrappers.flat import Flat
 
 
 def mixed(*coordinates):

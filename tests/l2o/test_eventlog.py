@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from l2o import SearchSpace, UserError
-from l2o.interop.searchlog import SearchLog
-from l2o.interop.studylog import StudyLog
+from l2o.host.searchlog import SearchLog
+from l2o.host.studylog import StudyLog
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="it has no fork"),

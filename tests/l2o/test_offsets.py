@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import l2o
 from l2o import HostOptimizer, Optimizer
-from l2o.interop.proposals import Units, black_box
+from l2o.host.proposals import Units, black_box
 
 CHANGES = {
     "+ 1e9": lambda y: y + 1e9,

@@ -13,7 +13,7 @@ from l2o.optformer.decoding import Sampling, Study, begin, draw, masked_log_soft
 from l2o.optformer.model import SLOTS, Tokens, apart
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.prompt import Prompt, Range, prompt, reading, stripped
-from l2o.optformer.record import Record
+from l2o.record import Record
 
 TINY = OptFormerConfig(bins=16, width=32, heads=2, feedforward=64, encoder_layers=1, decoder_layers=1, max_trials=8)
 DEEP = TINY.model_copy(update={"decoder_layers": 2})

@@ -9,10 +9,10 @@ import pytest
 
 import l2o
 from l2o import Evaluation, Problem, SearchSpace, UserError
+from l2o.host.policy import Policy, Prediction, _kept
 from l2o.optformer.optformer import OptFormerConfig
-from l2o.optformer.policy import Policy, Prediction, _kept
 from l2o.optformer.prompt import Range, prompt
-from l2o.optformer.record import Record, RecordedTrial
+from l2o.record import Record, RecordedTrial
 
 TINY = OptFormerConfig(
     bins=16, width=16, heads=2, feedforward=16, encoder_layers=1, decoder_layers=1, max_trials=6, max_pending=3,

@@ -15,10 +15,10 @@ import pytest
 
 import l2o
 from l2o import UserError
+from l2o.host.policy import Policy
+from l2o.interop import optuna as module
 from l2o.interop import optuna_studies
-from l2o.interop import sampler as module
 from l2o.optformer.optformer import OptFormerConfig
-from l2o.optformer.policy import Policy
 
 optuna = pytest.importorskip("optuna")
 

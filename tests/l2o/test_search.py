@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import l2o
 from l2o import HostOptimizer, Optimizer, Problem, Search, Space, Task, UserError, minimize, registry, unroll
-from l2o.interop.proposals import Proposer, source
-from l2o.interop.view import BoxView
+from l2o.host.proposals import Proposer, source
+from l2o.host.view import BoxView
 
 BOUNDS = [(-5, 10), (0.0, 15.0)]
 ROOT = Path(l2o.__file__).resolve().parent.parent

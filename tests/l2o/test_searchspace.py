@@ -403,7 +403,7 @@ def test_parameters_are_frozen_and_hashable():
 
 
 def test_it_is_found_in_two_places():
-    code = "from l2o.space import SearchSpace; import l2o; assert SearchSpace is l2o.SearchSpace"
+    code = "from l2o.space.domain import SearchSpace; import l2o; assert SearchSpace is l2o.SearchSpace"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 

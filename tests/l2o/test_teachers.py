@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 import l2o
 from l2o import Evaluation, Problem, Space, Task, UserError, unroll
 from l2o.baselines.evosax import OneByOneConfig, SepCMAESConfig
-from l2o.baselines.flat import flat_space, other_values
 from l2o.baselines.gp import GPUCBConfig, maximise
 from l2o.baselines.grid import GridConfig, ShuffledGridConfig, draw
 from l2o.baselines.mutation import HillClimbingConfig, RegularizedEvolutionConfig, mutate
 from l2o.baselines.scatter import ScatterConfig
 from l2o.baselines.search import SobolConfig
-from l2o.space import LINEAR, LOG, REVERSE_LOG
+from l2o.space.domain import LINEAR, LOG, REVERSE_LOG
+from l2o.wrappers.flat import flat_space, other_values
 
 
 def mixed(*coordinates):

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 import l2o
 from l2o import HostOptimizer, Optimizer, SearchSpace, Study, UserError
-from l2o.interop.view import NamedView
-from l2o.optformer.policy import Policy, Prediction
-from l2o.optformer.record import Record, RecordedTrial
+from l2o.host.policy import Policy, Prediction
+from l2o.host.view import NamedView
+from l2o.record import Record, RecordedTrial
 
 ROOT = Path(l2o.__file__).resolve().parent.parent
 SPACE = SearchSpace.from_dict(
@@ -105,7 +105,7 @@ class FakePolicy:
 
 @pytest.fixture
 def fake(monkeypatch):
-    monkeypatch.setattr("l2o.interop.study.Policy", FakePolicy)
+    monkeypatch.setattr("l2o.host.study.Policy", FakePolicy)
 
 
 LOADED = l2o.load("optformer")
@@ -407,7 +407,7 @@ def test_a_reopened_study_is_the_same(name, choices, cut, tmp_path_factory):
         return Study(SPACE, OPTIMIZERS[name], seed=5, goal="maximize", path=folder / path)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("l2o.interop.study.Policy", FakePolicy)
+        patch.setattr("l2o.host.study.Policy", FakePolicy)
         with begin("whole") as whole:
             for choice in choices:
                 step(whole, choice)
@@ -534,7 +534,7 @@ def test_a_pending_trial_of_the_last_run_may_be_told_at_once(tmp_path):
 
 def test_a_finished_file_is_read_without_the_optimizer(tmp_path, monkeypatch):
     play(Study(SPACE, "random", path=tmp_path / "file"), 3).close()
-    monkeypatch.setattr("l2o.interop.suggester.Proposer", lambda *arguments: pytest.fail("it was started"))
+    monkeypatch.setattr("l2o.host.suggester.Proposer", lambda *arguments: pytest.fail("it was started"))
     with Study(SPACE, "random", path=str(tmp_path / "file")) as study:
         assert len(study.history) == 3 and study.best is not None
 

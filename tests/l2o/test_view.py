@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import l2o
 from l2o import SearchSpace
-from l2o.interop.view import BoxView, NamedView
+from l2o.host.view import BoxView, NamedView
 
 SPACE = SearchSpace.from_dict(
     {

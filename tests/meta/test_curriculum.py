@@ -10,7 +10,7 @@ from pydantic import ValidationError
 import meta.trainer as trainer
 from l2o.core import LearnedOptimizer
 from l2o.gradient.lstm import LSTMConfig
-from l2o.interop.optax import from_optax
+from l2o.lift.optax import from_optax
 from meta.checkpoints import read_metrics
 from meta.curriculum import CurriculumConfig, FixedConfig, LogUniformConfig, parse_horizon
 from meta.estimator.backprop import BackpropConfig

@@ -9,7 +9,7 @@ import pytest
 from l2o.baselines.optax import AdamConfig, MomentumConfig, SGDConfig
 from l2o.core import Evaluation, Optimizer, Problem, Task
 from l2o.gradient.lstm import LSTMConfig
-from l2o.space import Space
+from l2o.space.domain import Space
 from meta.evaluate import evaluate
 from meta.objective import BestConfig, FinalConfig, SumConfig
 from tasks.family import TaskFamily

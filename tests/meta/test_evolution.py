@@ -9,15 +9,15 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.config import Experiment
+from experiments.study.base import Experiment
 from l2o.core import Problem, Task
 from l2o.errors import UserError
-from l2o.interop.optax import gradient_based
-from l2o.space import Space
+from l2o.lift.optax import gradient_based
+from l2o.space.domain import Space
 from meta.curriculum import FixedConfig
 from meta.estimator.backprop import BackpropConfig
 from meta.estimator.es import ESConfig
-from meta.learner import EvolutionConfig, fitness
+from meta.learner.base import EvolutionConfig, fitness
 from meta.objective import SumConfig
 from meta.trainer import MetaConfig, train
 from tasks.family import TaskFamily
@@ -147,7 +147,7 @@ def test_it_learns_the_learning_rate(algorithm):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_all_members_see_the_same_tasks_and_noise(monkeypatch, devices):
     """Members that are equal have equal losses; tasks, and those of the next meta-step, have others."""
-    monkeypatch.setattr("meta.learner.nanmean", lambda table: table)
+    monkeypatch.setattr("meta.learner.base.nanmean", lambda table: table)
     chosen, noisy = learner(devices, tasks=3, sigma=1e-30), FixedConfig(length=HORIZON).family(Bowl(1.0, 10.0))
 
     @jax.jit

@@ -7,7 +7,7 @@ import optax
 import pytest
 from pydantic import ValidationError
 
-from l2o.interop.optax import gradient_based
+from l2o.lift.optax import gradient_based
 from l2o.registry import parse
 from meta.curriculum import FixedConfig
 from meta.estimator import EstimatorConfig

@@ -14,12 +14,12 @@ from l2o.optformer.model import NOWHERE, SLOTS
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.prompt import METADATA
 from l2o.optformer.vocabulary import ALGORITHMS
-from meta.imitation import ImitationConfig
-from meta.learner import LearnerConfig
+from meta.learner.base import LearnerConfig
+from meta.learner.imitation import ImitationConfig
 from meta.objective import SumConfig
-from meta.recorded import TrajectoriesConfig
+from meta.recordings.recorded import TrajectoriesConfig
+from meta.recordings.trajectories import Manifest, Studies, Writer
 from meta.trainer import MetaConfig, train
-from meta.trajectories import Manifest, Studies, Writer
 from tasks.quadratic import QuadraticConfig
 
 TINY = OptFormerConfig(bins=8, width=16, heads=2, feedforward=16, encoder_layers=1, decoder_layers=1, max_trials=6)

@@ -7,11 +7,11 @@ import optuna
 import pytest
 
 from l2o.errors import UserError
-from l2o.interop.view import NamedView
+from l2o.host.view import NamedView
 from l2o.optformer.vocabulary import ALGORITHMS
-from l2o.searchspace import SearchSpace
-from meta.imports import HPOBConfig, OptunaStudiesConfig
-from meta.trajectories import load
+from l2o.space.searchspace import SearchSpace
+from meta.recordings.imports import HPOBConfig, OptunaStudiesConfig
+from meta.recordings.trajectories import load
 
 NOWHERE = lambda row: None  # noqa: E731
 

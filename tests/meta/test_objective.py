@@ -7,7 +7,7 @@ from scipy.stats import norm
 from l2o.core import Evaluation, Problem, Task, Trajectory
 from l2o.errors import UserError
 from l2o.gp import Posterior
-from l2o.space import Space
+from l2o.space.domain import Space
 from meta.objective import (
     BestConfig,
     ExpectedImprovementConfig,

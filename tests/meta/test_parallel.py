@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import l2o
-from experiments.config import Experiment
+from experiments.study.base import Experiment
 from l2o.errors import UserError
 from l2o.gradient.lstm import LSTMConfig
 from meta import parallel
@@ -31,7 +31,7 @@ from meta.estimator.mix import MixConfig
 from meta.estimator.nres import NRESConfig
 from meta.estimator.pes import PESConfig
 from meta.evaluate import evaluate
-from meta.learner import AdamConfig, EvolutionConfig
+from meta.learner.base import AdamConfig, EvolutionConfig
 from meta.objective import SumConfig
 from meta.parallel import DIVIDED, WHOLE, collect, divide, mesh, place, start, use_cores
 from meta.trainer import MetaConfig, train

@@ -11,9 +11,9 @@ import pytest
 
 from experiments.bench import influence
 from l2o.core import LearnedOptimizer, Objective, Optimizer, Problem, Task
-from l2o.interop.optax import gradient_based
+from l2o.lift.optax import gradient_based
 from l2o.registry import parse
-from l2o.space import Space
+from l2o.space.domain import Space
 from meta.curriculum import FixedConfig
 from meta.estimator import EstimatorConfig
 from meta.estimator.perturbed import rank_scores, std_scores

@@ -13,13 +13,13 @@ from pydantic import ValidationError
 
 from l2o.errors import UserError
 from l2o.optformer.vocabulary import ALGORITHMS
-from l2o.space import Space
-from meta.dispatch import Part, Queue
-from meta.recorded import TrajectoriesConfig
-from meta.rollouts import Recorder, RolloutsConfig, by_dimension, generate, plan
-from meta.trajectories import ARRAYS, MANIFEST, Studies, concatenate, load, read_manifest
-from tasks import hpo
-from tasks.hpo_models import SPACES
+from l2o.space.domain import Space
+from meta.recordings.dispatch import Part, Queue
+from meta.recordings.recorded import TrajectoriesConfig
+from meta.recordings.rollouts import Recorder, RolloutsConfig, by_dimension, generate, plan
+from meta.recordings.trajectories import ARRAYS, MANIFEST, Studies, concatenate, load, read_manifest
+from tasks.hpo import hpo
+from tasks.hpo.models import SPACES
 
 TASK = {"kind": "bbob_mixed", "functions": ["sphere", "step_ellipsoid"], "dimensions": [1, 3], "noises": ["none"]}
 TEACHERS = [

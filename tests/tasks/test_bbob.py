@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tasks.bbob import BBOB, BBOBConfig, draw, noise, rotation
-from tasks.bbob_functions import FUNCTIONS
+from tasks.bbob.bbob import BBOB, BBOBConfig, draw, noise, rotation
+from tasks.bbob.functions import FUNCTIONS
 
 NAMES = list(FUNCTIONS)
 FEW = ("sphere", "gallagher_21", "lunacek")

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tasks.bbob_functions import FUNCTIONS, Instance
+from tasks.bbob.functions import FUNCTIONS, Instance
 
 ioh = pytest.importorskip("ioh", reason="there are wheels for some platforms only")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tasks.bbob_functions import FUNCTIONS
-from tasks.bbob_mixed import ADDITIVE, HELD_OUT, NOISES, TRAIN, UNUSED, BBOBMixedConfig
+from tasks.bbob.functions import FUNCTIONS
+from tasks.bbob.mixed import ADDITIVE, HELD_OUT, NOISES, TRAIN, UNUSED, BBOBMixedConfig
 
 FEW = ("sphere", "schwefel", "gallagher_21")
 QUIET = {"noises": ("none",)}

@@ -9,7 +9,7 @@ import pytest
 
 import l2o
 from l2o.core import population_size
-from meta.rollouts import RolloutsConfig, generate
+from meta.recordings.rollouts import RolloutsConfig, generate
 from tasks.family import FamilyConfig, TaskFamily
 
 KINDS = list(l2o.kinds(FamilyConfig))

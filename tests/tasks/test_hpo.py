@@ -11,9 +11,9 @@ from pydantic import ValidationError
 from safetensors.numpy import load_file, save_file
 
 from l2o.errors import UserError
-from tasks import hpo
-from tasks.hpo import NAMES, HPOConfig, Name, live
-from tasks.hpo_models import DATASETS, GOALS, MODELS, SPACES, VIEWS, metrics, score, title
+from tasks.hpo import hpo
+from tasks.hpo.hpo import NAMES, HPOConfig, Name, live
+from tasks.hpo.models import DATASETS, GOALS, MODELS, SPACES, VIEWS, metrics, score, title
 
 SMALL = {"datasets": ("digits", "diabetes"), "models": ("knn", "svm", "decision_tree", "mlp"), "views": (0, 2)}
 ROWS = 40

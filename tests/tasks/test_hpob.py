@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from l2o.errors import UserError
-from meta.rollouts import RolloutsConfig, generate
-from meta.trajectories import load
-from tasks.hpob import HPOBConfig, read
+from meta.recordings.rollouts import RolloutsConfig, generate
+from meta.recordings.trajectories import load
+from tasks.hpo.hpob import HPOBConfig, read
 
 TRAIN, TEST = "meta-train-dataset.json", "meta-test-dataset.json"
 

@@ -17,7 +17,7 @@ from meta.estimator.backprop import BackpropConfig
 from meta.estimator.base import Estimator, over_parts
 from meta.estimator.es import ESConfig
 from meta.evaluate import evaluate
-from meta.learner import AdamConfig, EvolutionConfig, share
+from meta.learner.base import AdamConfig, EvolutionConfig, share
 from meta.objective import SumConfig
 from meta.trainer import MetaConfig, train
 from tasks.mixture import Mixture, MixtureConfig

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from l2o.core import Evaluation, Problem, Task
-from l2o.space import Space
+from l2o.space.domain import Space
 from tasks.family import TaskFamily
 from tasks.gp import GPConfig
 from tasks.optimum import minima

@@ -1,0 +1,1 @@
+"""Kinds of studies: one contract, one engine, a folder for each kind."""

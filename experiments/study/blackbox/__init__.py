@@ -1,0 +1,1 @@
+"""A study of black-box optimizers: regret, evaluation by evaluation."""

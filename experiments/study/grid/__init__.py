@@ -1,0 +1,1 @@
+"""A study over activations, architectures, horizons and datasets."""

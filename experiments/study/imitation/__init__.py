@@ -1,0 +1,1 @@
+"""A study of imitation: whether an OptFormer does what its teachers do."""

@@ -1,0 +1,1 @@
+"""A study of evolution strategies: best values, generation by generation."""

@@ -1,0 +1,1 @@
+"""A study of prediction: how well an OptFormer knows values that it was not told."""

@@ -1,0 +1,278 @@
+"""A study of prediction: how well does an OptFormer tell the value of the next trial, against a Gaussian process?
+
+Teachers make runs on tasks that no model has seen. Of some trials in each, the model and the process predict the value,
+p(y_t | metadata, trials before, x_t), as a distribution over the same bins.
+
+Both see the same trials: those before, and the point whose value is asked for, in the unit cube. Values are scaled by
+the range of the trials before, on the model's own scale (`l2o.optformer.prompt.Range`), and truths by the same range.
+What is before is told to the process as it is, and to the model as tokens. The model is told the metadata, too, as the
+task has them: names of the hpo tasks, types alone of BBOB's, and the algorithm, or in a column of its own that it is
+unknown. The process is a normal distribution, integrated over the bins, on a scale without the kink that the model's
+has at the least value. Values beyond the unit interval count as in the first or last bin, and so does the process's
+mass there; or it is truncated to the interval and normalised, as Chen et al. (2022) do: what is likelier on the tasks
+to tune on is compared with, and the truncated one stands beside it.
+
+Trials that failed are in histories: as a token of their own, and for the process as the worst value. As targets they
+are left out, and so is what has no two different values before it, as there is no range then.
+"""
+
+import json
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.progress import Say, pieces
+from experiments.study.imitation.run import Arrays, Model, in_batches, models, teachers
+from experiments.study.pieces import arrays_of, begin, save
+from experiments.study.prediction import report as report_prediction
+from experiments.study.prediction.config import Group, Prediction
+from experiments.study.prediction.gp import predictor
+from experiments.study.prediction.model import logits_of, named, prompts, scaled
+from experiments.study.prediction.results import Choice, Predicted, chosen, compared, overview
+from l2o.errors import UserError
+from l2o.files import write_whole
+from l2o.optformer.model import SLOTS
+from l2o.optformer.prompt import prompt
+from l2o.space.domain import Space
+from meta.recordings.rollouts import rollout
+from tasks.family import Split, TaskFamily
+
+UNKNOWN = "unknown"
+
+
+class Cell(NamedTuple):
+    """Tasks of one function in one dimension, or one tuning task.
+
+    Attributes:
+      name: "bbob-test-f1_sphere-2d".
+      group: that it is reported in.
+      split: "train" where it is for tuning.
+      dimension: parameters of its tasks.
+      family: where they come from; those of one group and dimension differ in data alone.
+      seeds: of the runs, the same for every teacher.
+    """
+
+    name: str
+    group: Group
+    split: Split
+    dimension: int
+    family: TaskFamily
+    seeds: np.ndarray
+
+    @property
+    def tasks(self) -> list[str]:
+        """What task each seed stands for: an instance of its own of a function, or always the same one."""
+        apart = self.group == "bbob"
+        return [f"{self.name}-{i}" if apart else self.name for i in range(len(self.seeds))]
+
+
+def cells(study: Prediction) -> list[Cell]:
+    """All cells, those of one group and dimension after each other; one does not depend on which others there are.
+
+    Raises:
+      UserError: more parameters than an OptFormer reads, or no hpo task in a split.
+    """
+    if max(study.bbob.dimensions) > SLOTS:
+        raise UserError(f"bbob.dimensions: found {max(study.bbob.dimensions)}, expected at most {SLOTS}")
+    tuning, found = study.tuning, []
+
+    def add(group: Group, split: Split, dimension: int, family: Any, count: int) -> None:
+        name = f"{group}-{split}-{family.origin}-{dimension}d"
+        sequence = np.random.SeedSequence(study.seed, spawn_key=(zlib.crc32(name.encode()),))
+        found.append(Cell(name, group, split, dimension, family, sequence.generate_state(count)))
+
+    if "bbob" in study.groups:
+        held_out = len(study.bbob.functions)
+        both = study.bbob.model_copy(update={"functions": (*study.bbob.functions, *tuning.functions)})
+        for d, families in both.indexed().items():
+            for family in families[:held_out]:
+                add("bbob", "test", d, family, study.instances)
+            for family in families[held_out:]:
+                add("bbob", "train", d, family, tuning.instances)
+    if "hpo" in study.groups:
+        tested, trained = study.hpo.indexed("test"), tuning.hpo.indexed("train")
+        every = [(d, family) for d, families in trained.items() for family in families]
+        order = np.random.default_rng(study.seed).permutation(len(every))[: tuning.tasks]
+        for d in sorted({*tested, *trained}):
+            for family in tested.get(d, ()):
+                add("hpo", "test", d, family, study.repeats)
+            for i in sorted(order):
+                if every[i][0] == d:
+                    add("hpo", "train", d, every[i][1], tuning.repeats)
+    return found
+
+
+class Runs:
+    """The pieces of a study, computed where they are not there yet.
+
+    Args:
+      study: what is asked.
+      folder: of the pieces.
+      every: all cells.
+    """
+
+    def __init__(self, study: Prediction, folder: Path, every: Sequence[Cell]):
+        self.study, self.folder, self.took = study, folder, 0.0
+        self._made: dict[tuple[str, str], Arrays] = {}
+        self._targets: dict[str, Arrays] = {}
+        self._scaled = scaled(study.steps)
+        rooms: dict[int, int] = {}  # one length of metadata for each dimension, so that it is one program
+        for cell in every:
+            record = named(cell.family, UNKNOWN)
+            if record is not None:
+                rooms[cell.dimension] = max(rooms.get(cell.dimension, 0), prompt(record).token.size)
+        self._rooms = rooms
+
+    def piece(self, cell: Cell, file: str, given: Callable[[], Any], program: Callable[[Any], Any]) -> Arrays:
+        """The arrays of a file; `program(given())` where there is none."""
+        if (cell.name, file) not in self._made:
+            path = self.folder / cell.name / f"{file}.npz"
+            if not path.is_file():
+                start = time.perf_counter()
+                arrays = in_batches(program, given(), self.study.batch)  # always as many, so that it is one program
+                save(path, **arrays, took=np.array(time.perf_counter() - start))
+            arrays = arrays_of(path)
+            self.took += float(arrays.pop("took"))
+            self._made[cell.name, file] = arrays
+        return self._made[cell.name, file]
+
+    def of_teachers(self, cell: Cell) -> Arrays:
+        """Runs of all teachers that were made, teacher after teacher."""
+        made = [self._made[cell.name, name] for name in self.study.algorithms]
+        return {name: np.concatenate([arrays[name] for arrays in made]) for name in made[0]}
+
+    def targets(self, cell: Cell) -> Arrays:
+        """What there is to predict of them, see `scaled`."""
+        if cell.name not in self._targets:
+            found = self._scaled(self.of_teachers(cell))
+            self._targets[cell.name] = {name: np.asarray(a) for name, a in found.items()}
+        return self._targets[cell.name]
+
+    def told(self, cell: Cell, known: bool) -> Any:
+        """What a model reads of them; the algorithm only where that is to be known."""
+        runs = self.of_teachers(cell)
+        space = Space(**{name: jnp.asarray(runs[name]) for name in Space._fields})
+        names = [name if known else UNKNOWN for name in self.study.algorithms for _ in cell.seeds]
+        return runs["x"], runs["y"], space, prompts(cell.family, space, names, self._rooms.get(cell.dimension, 0))
+
+    def of_model(self, model: Model, cell: Cell, known: bool, program: Callable[[Any, Any], Any]) -> None:
+        """What a model predicts of these runs."""
+        self.piece(cell, _file(model, known), partial(self.told, cell, known), partial(program, model.theta))
+
+    def of_process(self, label: str, cell: Cell, program: Callable[[Any], Any]) -> None:
+        """What a process that is fitted in this way predicts."""
+
+        def given() -> Arrays:
+            found = self.targets(cell)
+            return {name: found[name] for name in ("u", "categories", "share", "step")}
+
+        self.piece(cell, f"gp-{label}", given, program)
+
+    def logits(self, some: Sequence[Cell], model: Model, known: bool) -> Predicted:
+        """All that a model predicted in these cells."""
+        return self._predicted(some, [self._made[cell.name, _file(model, known)]["logits"] for cell in some])
+
+    def normals(self, some: Sequence[Cell], label: str) -> Predicted:
+        """All that a process predicted in them."""
+        made = [self._made[cell.name, f"gp-{label}"] for cell in some]
+        return self._predicted(some, [np.stack([arrays["mean"], arrays["deviation"]], -1) for arrays in made])
+
+    def _predicted(self, some: Sequence[Cell], values: list[np.ndarray]) -> Predicted:
+        """With the truths, one row for each prediction that counts."""
+        names, steps = self.study.algorithms, len(self.study.steps)
+        targets = [self.targets(cell) for cell in some]
+
+        def flat(name: str) -> np.ndarray:
+            return np.concatenate([target[name].reshape(-1) for target in targets])
+
+        usable = flat("usable")
+        tasks = [task for cell in some for _ in names for task in cell.tasks]
+        teachers = [name for cell in some for name in names for _ in cell.seeds]
+        return Predicted(
+            np.concatenate([a.reshape(-1, a.shape[-1]) for a in values])[usable],
+            flat("truth")[usable].astype(np.float64), np.repeat(tasks, steps)[usable],
+            np.repeat(teachers, steps)[usable], flat("step")[usable], flat("curved")[usable].astype(np.float64),
+        )  # fmt: skip
+
+
+def _file(model: Model, known: bool) -> str:
+    return model.identity if known else f"{model.identity}-{UNKNOWN}"
+
+
+def run(study: Prediction, out: Path, say: Say = print, resume: bool = False) -> dict[str, Any]:
+    """Run a study into a directory: cells/*/*.npz, results.json, figures, report.html, config.toml.
+
+    Returns:
+      The contents of results.json, see `experiments.study.prediction.results.overview`.
+
+    Raises:
+      UserError: the directory is in use or holds another study, or an optimizer does not exist or does not fit.
+    """
+    found, by_name, every = models(study), teachers(study), cells(study)
+    runs = Runs(study, begin(study, out, resume), every)
+    tested, tuned = ([cell for cell in every if cell.split == split] for split in ("test", "train"))
+    say(
+        f"values of trials {', '.join(map(str, study.steps))} of runs of {', '.join(by_name)}: {len(tested)} cells,"
+        f" and {len(tuned)} to tune on"
+    )
+    fits = {setting.label: predictor(setting) for setting in study.tuning.surrogates}
+    total = len(every) * (len(by_name) + len(found)) + len(tested) * len(found) + len(tuned) * len(fits)
+    with pieces(total, say) as done:
+        for name, optimizer in by_name.items():
+            program = rollout(optimizer, study.trials)
+            for cell in every:
+                runs.piece(cell, name, lambda cell=cell: cell.seeds, partial(program, cell.family))
+                done(f"{name} on {cell.name}")
+        for model in found:
+            program = logits_of(model, study.steps)
+            for cell in every:
+                for known in (True, False) if cell.split == "test" else (True,):
+                    runs.of_model(model, cell, known, program)
+                    done(f"{model.name} on {cell.name}")
+        for label, program in fits.items():
+            for cell in tuned:
+                runs.of_process(label, cell, program)
+                done(f"{label} on {cell.name}")
+
+    def of(group: str, some: list[Cell]) -> list[Cell]:
+        return [cell for cell in some if cell.group == group]
+
+    choices: dict[tuple[str, str], Choice] = {}
+    for group in study.groups:
+        here = of(group, tuned)
+        processes = {label: runs.normals(here, label) for label in fits}
+        for model in found:
+            choices[group, model.name] = chosen(
+                study.tuning, model.config.bins, runs.logits(here, model, True), processes
+            )
+    wanted = dict.fromkeys(
+        (group, process.surrogate)
+        for (group, _), choice in choices.items() for process in (choice.process, choice.truncated)
+    )  # fmt: skip
+    with pieces(sum(len(of(group, tested)) for group, _ in wanted), say) as done:
+        for group, label in wanted:
+            for cell in of(group, tested):
+                runs.of_process(label, cell, fits[label])
+                done(f"{label} on {cell.name}")
+
+    results = overview(study, {model.name: model.sha256 for model in found})
+    for group in study.groups:
+        here = of(group, tested)
+        asked = sum(runs.targets(cell)["usable"].size for cell in here)
+        for model in found:
+            choice = choices[group, model.name]
+            told, untold = (runs.logits(here, model, known) for known in (True, False))
+            normals = {label: runs.normals(here, label) for other, label in wanted if other == group}
+            results["groups"].setdefault(group, {})[model.name] = compared(
+                study, choice, model.config.bins, told, untold, normals, asked
+            )
+    results["seconds"] = round(runs.took, 1)
+    write_whole(out / "results.json", json.dumps(results) + "\n")
+    report_prediction.write(out, results)
+    return results

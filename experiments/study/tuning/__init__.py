@@ -1,0 +1,1 @@
+"""A study of tuning: the best of few trials, on tables, models and functions."""

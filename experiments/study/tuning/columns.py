@@ -1,0 +1,174 @@
+"""The columns of a study of tuning: settings of an OptFormer and of baselines, as programs that make runs."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+import l2o
+from experiments.study.curves.run import label
+from experiments.study.tuning.config import Rival, Settings, Tuning, Variant
+from experiments.study.tuning.tasks import Cell, Fixed, prompts
+from l2o.artifact import Loaded
+from l2o.core import BaselineConfig, Evaluation, HostOptimizer, Optimizer
+from l2o.errors import UserError
+from l2o.optformer.optformer import OptFormerConfig
+from l2o.registry import kinds
+from meta.recordings.rollouts import rollout, study_keys
+
+Arrays = dict[str, np.ndarray]
+Run = Callable[[Cell, np.ndarray], dict[str, Any]]  # a task and seeds [n] to "x" [n, trials, d] and "y" [n, trials]
+
+
+class Setting(NamedTuple):
+    """One way of running a column.
+
+    Attributes:
+      choice: what it has of its own.
+      identity: a short name of everything that decides its runs, for files.
+      make: what makes its runs on the tasks of a study, a program for each number of parameters.
+    """
+
+    choice: Settings
+    identity: str
+    make: Callable[[Sequence[Cell]], Run]
+
+
+class Column(NamedTuple):
+    """A method.
+
+    Attributes:
+      name: in the report.
+      runs: on each task.
+      settings: of which one is reported.
+    """
+
+    name: str
+    runs: int
+    settings: tuple[Setting, ...]
+
+
+def trained(study: Tuning) -> tuple[str, Loaded] | None:
+    """The OptFormer of a study, with its name in the report; None where nothing asks for it.
+
+    Raises:
+      UserError: there is none or several, or it is of another kind.
+    """
+    if not study.variants:
+        return None
+    if len(study.optimizers) != 1:
+        found = ", ".join(study.optimizers) or "none"
+        raise UserError(
+            f"the variants are of one OptFormer: expected its name or directory as --optimizer, found {found}"
+        )
+    (name,) = study.optimizers
+    if name in kinds(BaselineConfig):
+        raise UserError(f"{name} is a baseline, and the variants are of an optimizer of kind 'optformer'")
+    loaded = l2o.load(name)
+    if not isinstance(loaded.config, OptFormerConfig):
+        raise UserError(
+            f"{name} is of kind {loaded.config.kind!r}, and the variants are of an optimizer of kind 'optformer'"
+        )
+    return label(name), loaded
+
+
+def columns(study: Tuning, loaded: Loaded | None) -> list[Column]:
+    """The columns in the order of the report.
+
+    Raises:
+      UserError: a setting that the OptFormer does not have.
+    """
+    found = []
+    for name, column in study.columns.items():
+        if isinstance(column, Rival):
+            settings = [_baseline(study, column, choice) for choice in column.choices]
+        else:
+            assert loaded is not None
+            settings = [_variant(study, name, column, loaded, choice) for choice in column.choices]
+        found.append(Column(name, column.runs or study.runs, tuple(settings)))
+    return found
+
+
+def _variant(study: Tuning, name: str, column: Variant, loaded: Loaded, choice: Settings) -> Setting:
+    assert isinstance(loaded.config, OptFormerConfig)
+    room = {"max_trials": max(loaded.config.max_trials, study.trials)}
+    try:
+        chosen = loaded.configured(**(room | column.settings | choice))
+    except UserError as error:
+        raise UserError(f"variants.{name}: {error}") from None
+    config = chosen.config
+    assert isinstance(config, OptFormerConfig)
+
+    def make(some: Sequence[Cell]) -> Run:
+        told = prompts(some, config.algorithm) if column.named else {}
+        program = compiled(chosen.learned.bind, study.trials)
+        return lambda cell, seeds: program(chosen.theta, told.get((cell.group, cell.name)), cell.family, seeds)
+
+    return Setting(choice, _identity(config.model_dump(mode="json"), loaded.sha256, column.named), make)
+
+
+def _baseline(study: Tuning, column: Rival, choice: Settings) -> Setting:
+    config = column.chosen(choice)
+    optimizer = config.build()
+
+    def make(some: Sequence[Cell]) -> Run:
+        del some
+        if isinstance(optimizer, HostOptimizer):
+            program = on_host(optimizer, study.trials)
+            return lambda cell, seeds: program(cell.family, seeds)
+        jitted = compiled(lambda _: optimizer, study.trials)
+        return lambda cell, seeds: jitted(None, None, cell.family, seeds)
+
+    return Setting(choice, _identity(config.model_dump(mode="json")), make)
+
+
+def _identity(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def compiled(bind: Callable[[Any], Optimizer], trials: int) -> Callable[..., dict[str, jax.Array]]:
+    """`(theta, prompt or None, family, seeds [n]) -> arrays of n runs`, of an optimizer that is told the prompt."""
+
+    @jax.jit
+    def run(theta, prompt, family, seeds):
+        optimizer = bind(theta)
+
+        def init(key, problem):
+            return optimizer.init(key, problem._replace(context=prompt))
+
+        found = rollout(optimizer._replace(init=init), trials)(family, seeds)
+        return {name: found[name] for name in ("x", "y")}
+
+    return run
+
+
+def on_host(optimizer: HostOptimizer, trials: int) -> Callable[[Fixed, np.ndarray], Arrays]:
+    """`(family, seeds [n]) -> arrays of n runs`, one after the other."""
+    problem_of = jax.jit(lambda family: family.task(family.params).with_horizon(trials).problem)
+    value_of = jax.jit(lambda family, key, x: family.task(family.params).evaluate(key, x).value)
+
+    @jax.jit
+    def keys_of(seed):  # of the start, and of each ask, evaluation and tell
+        _, init_key, run_key = study_keys(seed)
+        return init_key, jax.random.split(run_key, (trials, 3))
+
+    def run(family: Fixed, seeds: np.ndarray) -> Arrays:
+        problem, points, values = problem_of(family), [], []
+        for seed in seeds:
+            init_key, keys = keys_of(seed)
+            state, xs, ys = optimizer.init(init_key, problem), [], []
+            for ask_key, evaluate_key, tell_key in keys:
+                x, state = optimizer.ask(ask_key, state)
+                value = value_of(family, evaluate_key, x)
+                state = optimizer.tell(tell_key, state, x, Evaluation(value))
+                xs.append(np.asarray(x))
+                ys.append(np.asarray(value))
+            points.append(np.concatenate(xs)[:trials])
+            values.append(np.concatenate(ys)[:trials])
+        y = np.stack(values)
+        return {"x": np.stack(points), "y": np.where(np.isfinite(y), y, np.nan)}
+
+    return run

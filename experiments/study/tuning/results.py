@@ -1,0 +1,136 @@
+"""What a study of tuning reports: normalised best values by trial, paired differences, and a check of the tables."""
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from experiments.study import statistics
+from experiments.study.tuning.config import Tuning
+from experiments.study.tuning.live import Found
+from experiments.study.tuning.tasks import Cell
+from l2o.artifact import Loaded
+
+Made = dict[str, dict[str, dict[str, dict[str, np.ndarray]]]]  # by group, task and column
+CURVES = 1000  # resamples for each point of a curve
+
+
+def normalised(values: Float[np.ndarray, "n t"], least: float, median: float) -> Float[np.ndarray, "n t"]:
+    """Best values so far, 0 for the least one that there is and 1 for the median or anything worse.
+
+    Failed evaluations count as infinite. Where the median is the least value, all others are 1.
+    """
+    found = np.where(np.isfinite(values), values, np.inf).astype(np.float64)
+    apart = np.minimum.accumulate(found, axis=1) - least
+    if median > least:
+        return np.clip(apart / (median - least), 0.0, 1.0)
+    return np.where(apart > 0, 1.0, 0.0)
+
+
+def by_task(cells: list[Cell], values: list[np.ndarray]) -> Float[np.ndarray, "n t"]:
+    """`normalised` values of each task, means over its runs."""
+    return np.stack([normalised(y, cell.least, cell.median).mean(0) for cell, y in zip(cells, values, strict=True)])
+
+
+def score(study: Tuning, cells: list[Cell], values: list[np.ndarray]) -> float:
+    """What settings are chosen by, lower being better: the mean over tasks and the reported steps."""
+    steps = np.array(study.steps) - 1
+    return float(by_task(cells, values)[:, steps].mean())
+
+
+def mean(values: Float[np.ndarray, "n"], seed: int, resamples: int = 4000) -> list[float]:
+    """Mean with its 95 % bootstrap interval over tasks."""
+    return list(statistics.bootstrap(lambda a: a, [values], seed=seed, resamples=resamples))
+
+
+def compared(ours: Float[np.ndarray, "n"], theirs: Float[np.ndarray, "n"], seed: int) -> dict[str, float]:
+    """The mean of `ours - theirs` over the same tasks with its 95 % bootstrap interval, and the share of tasks won."""
+    difference, low, high = statistics.bootstrap(lambda a, b: a - b, [ours, theirs], seed=seed)
+    return {"difference": difference, "low": low, "high": high, **statistics.wins(ours, theirs)}
+
+
+def summary(
+    study: Tuning, cells: list[Cell], made: Made, chosen: dict[str, Any], live: list[Found],
+    optimizer: tuple[str, Loaded] | None,
+) -> dict[str, Any]:  # fmt: skip
+    """results.json.
+
+    Args:
+      study: what was asked.
+      cells: the reported tasks.
+      made: runs of the columns.
+      chosen: settings of the columns.
+      live: settings that were tried for real.
+      optimizer: the OptFormer with its name.
+
+    Returns:
+      "groups": for each its "tasks", and for each column "mean" of the normalised best values at the reported steps
+      with intervals, "by_task" and "curve"; "comparisons" of `study.compared` with each other column. "chosen"
+      settings with the scores of all. "live", see `_live`.
+    """
+    return {
+        "study": study.model_dump(mode="json"),
+        "learned": [optimizer[0]] if optimizer else [],
+        "sha256": {optimizer[0]: optimizer[1].sha256} if optimizer else {},
+        "chosen": chosen,
+        "groups": {group: _group(study, [c for c in cells if c.group == group], made[group]) for group in study.tasks},
+        "live": _live(study, live) if study.live else None,
+    }
+
+
+def _group(study: Tuning, cells: list[Cell], made: dict[str, dict[str, dict[str, np.ndarray]]]) -> dict[str, Any]:
+    values = {name: by_task(cells, [made[cell.name][name]["y"] for cell in cells]) for name in study.columns}
+    ours, steps = values[study.compared], study.steps
+    return {
+        "tasks": [cell.name for cell in cells],
+        "columns": {
+            name: {
+                "mean": {str(s): mean(of[:, s - 1], study.seed) for s in steps},
+                "by_task": {str(s): of[:, s - 1].tolist() for s in steps},
+                "curve": dict(
+                    zip(
+                        ("mean", "low", "high"),
+                        np.transpose([mean(v, study.seed, CURVES) for v in of.T]).tolist(),
+                        strict=True,
+                    )
+                ),
+            }
+            for name, of in values.items()
+        },
+        "comparisons": [
+            {"against": name, "step": s, **compared(ours[:, s - 1], of[:, s - 1], study.seed)}
+            for name, of in values.items()
+            if name != study.compared
+            for s in steps
+        ],
+    }
+
+
+def _live(study: Tuning, found: list[Found]) -> dict[str, Any]:
+    """What tables say of the settings found in them, and what they are really worth.
+
+    Returns:
+      "tasks": for each its "metric", the "best" value of a row of its table, and for each column what the "table" says
+      and what the model is "live", in the metric's own units. "columns": for each, means of both, normalised as all
+      values but not cut at 0, since a model may be better than all rows, with intervals over tasks.
+    """
+    assert study.live is not None
+    tasks: dict[str, Any] = {}
+    scaled: dict[str, list[tuple[float, float]]] = {name: [] for name in study.live.columns}
+    for cell, column, arrays in found:
+        about, sign = cell.about or {}, 1.0 if (cell.about or {})["goal"] == "minimize" else -1.0
+        table, live = float(arrays["table"]), float(arrays["live"])
+        row = tasks.setdefault(
+            cell.name, {"metric": about["metric"], "goal": about["goal"], "best": sign * cell.least, "columns": {}}
+        )
+        row["columns"][column] = {name: v if np.isfinite(v) else None for name, v in (("table", table), ("live", live))}
+        both = np.array([table, live]) * sign - cell.least
+        share = both / (cell.median - cell.least) if cell.median > cell.least else np.where(both > 0, 1.0, 0.0)
+        scaled[column].append(tuple(np.where(np.isfinite(share), np.minimum(share, 1.0), 1.0).tolist()))
+    return {
+        "tasks": tasks,
+        "columns": {
+            name: dict(zip(("table", "live"), (mean(v, study.seed) for v in np.array(pairs).T), strict=True))
+            for name, pairs in scaled.items()
+        },
+    }

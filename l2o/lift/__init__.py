@@ -1,0 +1,1 @@
+"""Optimizers of other libraries as ours."""

@@ -1,0 +1,1 @@
+"""What is searched: bounds and kinds of parameters."""

@@ -1,0 +1,1 @@
+"""From an optimizer to an optimizer."""
