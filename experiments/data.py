@@ -11,9 +11,8 @@ from experiments.document import HERE, Document
 from experiments.progress import PLAIN_EVERY, duration
 from experiments.run import claim
 from l2o.errors import UserError
-from l2o.files import exists, write_whole
+from l2o.files import difference, exists, write_whole
 from l2o.registry import by_kind
-from meta.checkpoints import difference
 from meta.recordings.rollouts import SourceConfig
 from meta.recordings.trajectories import MANIFEST, Manifest
 

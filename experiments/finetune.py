@@ -15,10 +15,10 @@ from experiments import run
 from experiments.data import Data
 from experiments.document import assign
 from experiments.study.base import Experiment
-from l2o.artifact import Loaded
 from l2o.core import Theta
 from l2o.errors import UserError
 from l2o.files import write_whole
+from l2o.loaded import Loaded
 from l2o.optformer.optformer import OptFormerConfig
 from meta.learner.imitation import ImitationConfig
 from meta.recordings.imports import Imported, OptunaStudiesConfig

@@ -26,9 +26,8 @@ from experiments.progress import progress
 from experiments.study.base import Experiment
 from experiments.tensorboard import also_to_tensorboard, require_tensorboard
 from l2o.errors import UserError
-from l2o.files import is_text, write_whole
+from l2o.files import difference, is_text, write_whole
 from meta import parallel
-from meta.checkpoints import difference
 from meta.credentials import without_password
 from meta.trainer import Result
 from meta.trainer import train as meta_train

@@ -16,8 +16,8 @@ from experiments.study.population import report as report_population
 from experiments.study.prediction import report as report_prediction
 from experiments.study.tuning import report as report_tuning
 from experiments.terminal import terminal
-from l2o.artifact import ZOO
 from l2o.errors import UserError
+from l2o.loaded import ZOO
 
 
 def scores(results: dict[str, Any]) -> dict[str, Any]:

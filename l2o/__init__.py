@@ -11,7 +11,7 @@ from l2o import blackbox as blackbox
 from l2o import evolution as evolution
 from l2o import gradient as gradient
 from l2o import optformer as optformer
-from l2o.artifact import Loaded, load, names, save
+from l2o.artifact import save
 from l2o.core import (
     BaselineConfig,
     Evaluation,
@@ -23,7 +23,6 @@ from l2o.core import (
     Problem,
     Task,
     Trajectory,
-    in_unit_cube,
     state_bytes,
 )
 from l2o.errors import UserError
@@ -32,12 +31,14 @@ from l2o.host.search import Result, Search, Trial
 from l2o.host.study import Study
 from l2o.lift.evosax import from_evosax
 from l2o.lift.optax import from_optax
+from l2o.loaded import Loaded, load, names
 from l2o.registry import Config, by_kind, kinds, register
 from l2o.space.domain import Space
 from l2o.space.parameter import Parameter
 from l2o.space.searchspace import SearchSpace
 from l2o.unroll import query, unroll
 from l2o.wrappers.asynchronous import asynchronous
+from l2o.wrappers.cube import in_unit_cube
 from l2o.wrappers.sequential import one_at_a_time
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Trained optimizers on disk: JSON and safetensors, never pickle. Loading an artifact executes nothing from it.
+"""The files of trained optimizers: JSON and safetensors, never pickle. Loading an artifact executes nothing from it.
 
 An artifact is a directory with
 
@@ -7,120 +7,26 @@ An artifact is a directory with
 """
 
 import hashlib
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import safetensors
 import safetensors.numpy
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
-from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Task, Theta
+from l2o.core import LearnedOptimizer, OptimizerConfig, Problem, Task, Theta
 from l2o.errors import UserError
-from l2o.files import exists, write_whole
-from l2o.registry import Config, nearest, parse
-from l2o.space.domain import Space, X
+from l2o.files import write_whole
+from l2o.registry import Config, parse
+from l2o.space.domain import Space
 from l2o.unroll import unroll
 
 FORMAT: Literal["l2o-optimizer"] = "l2o-optimizer"
 VERSION = 1
-ZOO = Path(__file__).parent / "zoo"
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A trained optimizer.
-
-    Attributes:
-      config: the architecture's configuration.
-      theta: the meta-parameters.
-      provenance: how it was made: config, command, seed, cost, held-out scores, licence.
-      check: the stored output of `five_steps`.
-      sha256: checksum of the meta-parameters' file.
-    """
-
-    config: OptimizerConfig
-    theta: Theta
-    provenance: dict[str, Any]
-    check: list[float | None]
-    sha256: str
-
-    @cached_property
-    def learned(self) -> LearnedOptimizer:
-        """The architecture."""
-        return self.config.build()
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """The optimizer with its trained meta-parameters bound."""
-        return self.learned.bind(self.theta)
-
-    def configured(self, **changes: Any) -> "Loaded":
-        """The same meta-parameters with other settings, such as `algorithm="hill_climbing"` of an optformer.
-
-        Raises:
-          UserError: there is no such setting, it does not take that value, or the meta-parameters do not fit it.
-        """
-        kind = type(self.config)
-        try:
-            config = kind.model_validate(self.config.model_dump() | changes)
-        except ValidationError as error:
-            wrong = _reason(error)
-            known = ", ".join(name for name in kind.model_fields if name != "kind")
-            raise UserError(f"{self.config.kind} cannot be configured so: {wrong}; its settings are {known}") from None
-        expected = jax.eval_shape(config.build().init, jax.random.key(0))
-        if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, self.theta):
-            raise UserError(
-                f"{self.config.kind} cannot be configured so: its meta-parameters have the shapes of {self.config!r}"
-            )
-        return replace(self, config=config)
-
-    def optax(self, horizon: int | None = None) -> optax.GradientTransformationExtraArgs:
-        """An ordinary optax transformation.
-
-        Args:
-          horizon: number of steps the run will have, for optimizers that read it; at least 1. May be traced.
-
-        Raises:
-          TypeError: the family does not read gradients.
-          UserError: the horizon is not a whole number, or is below 1. `tx.update` raises it for a `value` that holds no
-            number; of several, the mean counts.
-        """
-        if self.learned.native is None:
-            raise TypeError(f"a {self.config.kind!r} optimizer does not read gradients, so it has no optax form")
-        return self.learned.native(self.theta, horizon)
-
-    def evosax(self, solution: X, population_size: int | None = None, **options: Any) -> Any:
-        """An evosax algorithm, with the `init`, `ask` and `tell` of evosax; `params.params` is theta.
-
-        A strategy that samples around a mean is begun with `init(key, mean, params)`, one that keeps a population with
-        `init(key, population, fitness, params)`.
-
-        Args:
-          solution: a point, whose values do not matter.
-          population_size: members of each generation; None for the config's.
-          options: `fitness_shaping_fn` and `metrics_fn`, as evosax's algorithms take them.
-
-        Raises:
-          TypeError: the family does not ask for a population at a time.
-          UserError: a population of fewer than two.
-        """
-        from l2o.interop.evosax import to_evosax
-
-        return to_evosax(self.config, self.theta, solution, population_size, **options)
-
-
-def names() -> list[str]:
-    """Names of the shipped optimizers."""
-    return sorted(path.parent.name for path in ZOO.glob("*/optimizer.json"))
 
 
 def five_steps(learned: LearnedOptimizer, theta: Theta) -> list[float | None]:
@@ -177,33 +83,32 @@ def save(path: str | Path, config: OptimizerConfig, theta: Theta, provenance: di
     return path
 
 
-def load(name_or_dir: str | Path = "mlp", also: Sequence[str] = ()) -> Loaded:
-    """Load a shipped optimizer by name, or one of your own from a directory.
+class Saved(NamedTuple):
+    """What an artifact holds; the attributes are those of `l2o.Loaded`."""
 
-    Args:
-      name_or_dir: a name that `l2o list` shows, a run directory, or an artifact directory; by default the gradient
-        optimizer that generalizes best.
-      also: other names that a caller accepts, for the message.
+    config: OptimizerConfig
+    theta: Theta
+    provenance: dict[str, Any]
+    check: list[float | None]
+    sha256: str
+
+
+def read(path: Path) -> Saved:
+    """Read an artifact from a directory.
 
     Raises:
-      UserError: no such optimizer (the message lists the names that exist), or a file that is missing, damaged,
-        truncated, foreign, or of a newer format.
-
-    >>> import l2o
-    >>> tx = l2o.load("lstm").optax()
+      UserError: a file is missing, damaged, truncated, foreign, or of a newer format.
     """
-    if not isinstance(name_or_dir, str | os.PathLike):
-        raise UserError(f"an optimizer is named by a text or a path, found {name_or_dir!r}")
-    path = Path(name_or_dir)
-    if isinstance(name_or_dir, str) and name_or_dir in names():
-        path = ZOO / name_or_dir
-    elif not exists(path):
-        known = [*names(), *also] or ["none"]
-        hint = nearest(name_or_dir, known)
-        raise UserError(
-            f"no optimizer named {str(name_or_dir)!r}{hint}: expected a directory or one of {', '.join(known)}"
-        )
-    return _read(path)
+    header = _read_header(path / "optimizer.json")
+    try:
+        config = parse(OptimizerConfig, header.config)
+    except ValidationError as error:
+        raise UserError(f"{path / 'optimizer.json'}: config.{reason(error)}") from None
+    except PydanticCustomError as error:
+        own = "; the module of a kind of your own must be imported first" if error.type == "kind_unknown" else ""
+        raise UserError(f"{path / 'optimizer.json'}: config: {error}{own}") from None
+    theta = _read_theta(path / "theta.safetensors", config, header.theta_sha256)
+    return Saved(config, theta, header.provenance, header.five_steps, header.theta_sha256)
 
 
 class _Header(Config):
@@ -217,19 +122,6 @@ class _Header(Config):
     provenance: dict[str, Any]
 
 
-def _read(path: Path) -> Loaded:
-    header = _read_header(path / "optimizer.json")
-    try:
-        config = parse(OptimizerConfig, header.config)
-    except ValidationError as error:
-        raise UserError(f"{path / 'optimizer.json'}: config.{_reason(error)}") from None
-    except PydanticCustomError as error:
-        own = "; the module of a kind of your own must be imported first" if error.type == "kind_unknown" else ""
-        raise UserError(f"{path / 'optimizer.json'}: config: {error}{own}") from None
-    theta = _read_theta(path / "theta.safetensors", config, header.theta_sha256)
-    return Loaded(config, theta, header.provenance, header.five_steps, header.theta_sha256)
-
-
 def _read_header(file: Path) -> _Header:
     try:
         text = file.read_bytes()
@@ -240,13 +132,14 @@ def _read_header(file: Path) -> _Header:
     try:
         header = _Header.model_validate_json(text)
     except ValidationError as error:
-        raise UserError(f"{file} is damaged or not an l2o optimizer: {_reason(error)}") from None
+        raise UserError(f"{file} is damaged or not an l2o optimizer: {reason(error)}") from None
     if header.version != VERSION:
         raise UserError(f"{file} has format version {header.version}; this l2o reads version {VERSION}")
     return header
 
 
-def _reason(error: ValidationError) -> str:
+def reason(error: ValidationError) -> str:
+    """The first thing that is wrong with a configuration, in one line: where, and what."""
     first = error.errors(include_url=False)[0]
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".removeprefix(": ")
 

@@ -6,13 +6,14 @@ all of them are an `Optimizer`, and so is every hand-designed baseline.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from l2o.errors import UserError
 from l2o.registry import Config
 from l2o.space.domain import Space, X
 
@@ -191,14 +192,26 @@ class OptimizerConfig(Config):
 
     kind: str
 
+    @property
+    def reads_gradients(self) -> bool:
+        """Whether its optimizer needs gradients: those do that have a native form."""
+        return self.build().native is not None
+
     def build(self) -> LearnedOptimizer:
         """The architecture this configuration describes."""
         raise TypeError(f"{type(self).__name__} does not define build()")
 
 
 class BaselineConfig(Config):
-    """Room of the hand-designed optimizers."""
+    """Room of the hand-designed optimizers; what a class of it can do, it says.
 
+    Attributes:
+      reads_gradients: whether its optimizer needs gradients.
+      tuned: whether a study tunes its learning rate where the configuration leaves it out.
+    """
+
+    reads_gradients: ClassVar[bool] = False
+    tuned: ClassVar[bool] = False
     kind: str
 
     @property
@@ -217,6 +230,16 @@ def population_size(x: X) -> int:
     return leaves[0].shape[0] if leaves else 1
 
 
+def need_bounds(name: str, problem: Problem) -> None:
+    """Refuse a free space.
+
+    Raises:
+      UserError: the problem has no bounds.
+    """
+    if problem.space.is_free:
+        raise UserError(f"{name} needs a space with bounds, and this problem has none")
+
+
 def state_bytes(optimizer: Optimizer) -> float:
     """Bytes of state that an optimizer keeps for each float32 parameter, beside the point itself.
 
@@ -232,38 +255,3 @@ def state_bytes(optimizer: Optimizer) -> float:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
     return (size(2048) - size(1024)) / 1024 - 4
-
-
-def in_unit_cube(optimizer: Optimizer) -> Optimizer:
-    """Run an optimizer that thinks in the unit cube on any box.
-
-    The inner optimizer sees a problem whose start, queries and bounds are in [0, 1]; asks are mapped out, tells are
-    mapped in, and gradients are scaled by the chain rule; `scale` is passed on as it is, so here it is in units of the
-    cube. On a free space nothing changes.
-    """
-
-    def to_unit(space: Space, x: X) -> X:
-        return jax.vmap(space.to_unit)(x)
-
-    def unit(space: Space) -> Space:
-        if space.is_free:
-            return space
-        return Space(jax.tree.map(jnp.zeros_like, space.low), jax.tree.map(jnp.ones_like, space.high))
-
-    def init(key, problem):
-        inner = problem._replace(space=unit(problem.space), start=problem.space.to_unit(problem.start))
-        return problem.space, optimizer.init(key, inner)
-
-    def ask(key, state):
-        space, inner = state
-        u, inner = optimizer.ask(key, inner)
-        return jax.vmap(space.from_unit)(u), (space, inner)
-
-    def tell(key, state, x, evaluation):
-        space, inner = state
-        gradient = evaluation.gradient
-        if gradient is not None and not space.is_free:
-            gradient = jax.tree.map(lambda g, lo, hi: g * (hi - lo)[None], gradient, space.low, space.high)
-        return space, optimizer.tell(key, inner, to_unit(space, x), evaluation._replace(gradient=gradient))
-
-    return Optimizer(init, ask, tell)

@@ -1,10 +1,11 @@
-"""Small guards around the file system."""
+"""Small guards around the file system, and what differs between two documents."""
 
 import contextlib
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from l2o.errors import UserError
 
@@ -67,3 +68,18 @@ def exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):
         return False
+
+
+def difference(old: Any, new: Any, where: str = "") -> str:
+    """The first difference of two JSON documents in words, or the empty string.
+
+    >>> difference({"meta": {"steps": 5}}, {"meta": {"steps": 6}})
+    'meta.steps changed from 5 to 6'
+    """
+    if isinstance(old, dict) and isinstance(new, dict):
+        for name in [*old, *(name for name in new if name not in old)]:
+            found = difference(old.get(name), new.get(name), f"{where}.{name}" if where else name)
+            if found:
+                return found
+        return ""
+    return "" if old == new else f"{where} changed from {old!r} to {new!r}"

@@ -16,7 +16,7 @@ import numpy as np
 
 from l2o.core import Theta
 from l2o.errors import UserError
-from l2o.files import write_whole, writing
+from l2o.files import difference, write_whole, writing
 from meta import parallel
 
 
@@ -153,18 +153,3 @@ def _quiet() -> Iterator[None]:
 def _filled(tree: Any) -> Any:
     """With something in the place of empty arrays, which Orbax refuses."""
     return jax.tree.map(lambda a: a if np.size(a) else np.zeros(1, a.dtype), tree)
-
-
-def difference(old: Any, new: Any, where: str = "") -> str:
-    """The first difference of two JSON documents in words, or the empty string.
-
-    >>> difference({"meta": {"steps": 5}}, {"meta": {"steps": 6}})
-    'meta.steps changed from 5 to 6'
-    """
-    if isinstance(old, dict) and isinstance(new, dict):
-        for name in [*old, *(name for name in new if name not in old)]:
-            found = difference(old.get(name), new.get(name), f"{where}.{name}" if where else name)
-            if found:
-                return found
-        return ""
-    return "" if old == new else f"{where} changed from {old!r} to {new!r}"

@@ -26,7 +26,8 @@ from meta.curriculum import FixedConfig, HorizonConfig, parse_horizon
 from meta.estimator import EstimatorConfig
 from meta.estimator.backprop import BackpropConfig
 from meta.evaluate import evaluate
-from meta.learner.base import AdamConfig, Learner, LearnerConfig
+from meta.learner.base import Learner, LearnerConfig
+from meta.learner.gradient import AdamConfig
 from meta.objective import ObjectiveConfig, SumConfig
 from tasks.family import TaskFamily
 

@@ -43,7 +43,7 @@ class Fault(NamedTuple):
 # fmt: off
 FAULTS = [
     Fault(
-        "gradients are divided by the chain rule of the cube", "l2o/core.py",
+        "gradients are divided by the chain rule of the cube", "l2o/wrappers/cube.py",
         "lambda g, lo, hi: g * (hi - lo)[None]", "lambda g, lo, hi: g / (hi - lo)[None]",
         "tests/l2o/test_core.py::test_the_inner_optimizer_lives_in_the_unit_cube",
     ),
@@ -131,7 +131,7 @@ FAULTS = [
         "tests/l2o/test_optformer.py::test_likelihood_sees_no_future",
     ),
     Fault(
-        "the goal is swapped", "l2o/record.py",
+        "the goal is swapped", "l2o/optformer/text.py",
         "return cls(high, low, bins) if flip else cls(low, high, bins)",
         "return cls(low, high, bins) if flip else cls(high, low, bins)", "tests/l2o/test_serialization.py",
     ),
@@ -205,17 +205,17 @@ FAULTS = [
         "tests/meta/test_curriculum.py::test_each_integer_between_the_ends_has_its_probability",
     ),
     Fault(
-        "the meta-gradient is not clipped", "meta/learner/base.py",
+        "the meta-gradient is not clipped", "meta/learner/gradient.py",
         "optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(rate))", "optax.chain(optax.adam(rate))",
         "tests/meta/test_learner.py::test_clip_bounds_the_global_norm",
     ),
     Fault(
-        "a gradient that is not finite is applied", "meta/learner/base.py",
+        "a gradient that is not finite is applied", "meta/learner/gradient.py",
         "ok = jnp.isfinite(norm) & jnp.isfinite(loss)", "ok = jnp.isfinite(loss)",
         "tests/meta/test_learner.py::test_gradient_and_loss_must_both_be_finite",
     ),
     Fault(
-        "a loss that is not finite is believed", "meta/learner/base.py",
+        "a loss that is not finite is believed", "meta/learner/gradient.py",
         "ok = jnp.isfinite(norm) & jnp.isfinite(loss)", "ok = jnp.isfinite(norm)",
         "tests/meta/test_learner.py::test_gradient_and_loss_must_both_be_finite",
     ),

@@ -9,7 +9,7 @@ import numpy as np
 from experiments.bench.timing import in_turns, ratio, show
 from l2o import BaselineConfig, Optimizer, OptimizerConfig, Problem, Space, Task, kinds, unroll
 from l2o.core import Evaluation
-from meta.learner.base import EvolutionConfig
+from meta.learner.evolution import EvolutionConfig
 from meta.objective import BestConfig
 from tasks.bbob.bbob import BBOBConfig
 

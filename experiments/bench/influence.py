@@ -17,7 +17,7 @@ from l2o.core import LearnedOptimizer, Optimizer, Problem, Task
 from l2o.space.domain import Space
 from meta.curriculum import FixedConfig
 from meta.estimator.base import EstimatorConfig
-from meta.learner.base import AdamConfig
+from meta.learner.gradient import AdamConfig
 from meta.objective import SumConfig
 from tasks.family import TaskFamily
 

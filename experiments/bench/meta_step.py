@@ -15,7 +15,7 @@ from l2o.unroll import query
 from meta import parallel
 from meta.curriculum import FixedConfig
 from meta.estimator import EstimatorConfig
-from meta.learner.base import AdamConfig
+from meta.learner.gradient import AdamConfig
 from meta.objective import SumConfig
 from tasks.quadratic import QuadraticConfig
 

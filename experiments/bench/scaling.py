@@ -9,7 +9,7 @@ from l2o.gradient.lstm import LSTMConfig
 from l2o.registry import parse
 from meta.curriculum import FixedConfig
 from meta.estimator import EstimatorConfig
-from meta.learner.base import AdamConfig
+from meta.learner.gradient import AdamConfig
 from meta.objective import SumConfig
 from tasks.quadratic import QuadraticConfig
 from tasks.supervised import MLPClassifierConfig

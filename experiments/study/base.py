@@ -14,9 +14,9 @@ from experiments.study.imitation.config import Imitation
 from experiments.study.population.config import Population
 from experiments.study.prediction.config import Prediction
 from experiments.study.tuning.config import Tuning
-from l2o.artifact import Loaded, load
 from l2o.core import OptimizerConfig
 from l2o.errors import UserError
+from l2o.loaded import Loaded, load
 from l2o.registry import Config, by_kind, kinds, nearest, parse
 from meta.trainer import MetaConfig
 from tasks.datasets import DigitsConfig

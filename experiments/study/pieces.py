@@ -9,8 +9,7 @@ import numpy as np
 from experiments.run import claim
 from experiments.study.base import BlackBox, Grid, Imitation, Population, Prediction, Tuning
 from l2o.errors import UserError
-from l2o.files import write_whole, writing
-from meta.checkpoints import difference
+from l2o.files import difference, write_whole, writing
 
 AnyCells = Grid | BlackBox | Population | Imitation | Prediction | Tuning
 

@@ -15,7 +15,8 @@ from pydantic import Field
 from l2o.core import BaselineConfig, Optimizer
 from l2o.registry import register
 from l2o.space.domain import Space
-from l2o.wrappers.flat import finite_or_infinity, other_values, over_flat_points
+from l2o.space.moves import other_values
+from l2o.wrappers.flat import finite_or_infinity, over_flat_points
 
 
 def mutate(key: PRNGKeyArray, space: Space, x: Float[Array, "d"]) -> Float[Array, "d"]:

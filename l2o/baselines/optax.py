@@ -1,6 +1,6 @@
 """The classical gradient optimizers, as `Optimizer`s through optax. One class per rule."""
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ class TunedConfig(BaselineConfig):
       schedule: "cosine" lets it fall to zero over the horizon of the run, "constant" keeps it.
     """
 
+    reads_gradients: ClassVar[bool] = True
+    tuned: ClassVar[bool] = True
     learning_rate: float | None = Field(default=None, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
 

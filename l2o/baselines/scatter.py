@@ -8,15 +8,14 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int
 from pydantic import Field
 
 from l2o.core import BaselineConfig, Optimizer
 from l2o.registry import register
 from l2o.space.domain import Space
-from l2o.wrappers.flat import finite_or_infinity, other_values, over_flat_points
-
-NEAREST, FARTHEST = 0.01, 0.5  # standard deviations of steps in the unit cube
+from l2o.space.moves import near
+from l2o.wrappers.flat import finite_or_infinity, over_flat_points
 
 
 class Scattered(NamedTuple):
@@ -37,20 +36,6 @@ class Scattered(NamedTuple):
     x: Float[Array, "n d"]
     value: Float[Array, "n"]
     told: Int[Array, ""]
-
-
-def near(key: PRNGKeyArray, space: Space, x: Float[Array, "d"]) -> Float[Array, "d"]:
-    """A point near another; the logarithm of the step's standard deviation is uniform.
-
-    Numbers are moved by a normal step and stay within their bounds; a category becomes another one with the probability
-    that is the standard deviation of the step.
-    """
-    assert space.ordered is not None
-    scale_key, step_key, change_key, other_key = jax.random.split(key, 4)
-    scale = jnp.exp(jax.random.uniform(scale_key, minval=jnp.log(NEAREST), maxval=jnp.log(FARTHEST)))
-    moved = space.from_unit(jnp.clip(space.to_unit(x) + scale * jax.random.normal(step_key, x.shape), 0.0, 1.0))
-    changed = jax.random.bernoulli(change_key, scale, x.shape)
-    return jnp.where(space.ordered, moved, jnp.where(changed, other_values(other_key, space, x), x))
 
 
 @register

@@ -7,21 +7,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from pydantic import Field
 
-from l2o.core import BaselineConfig, Optimizer, Problem, in_unit_cube
-from l2o.errors import UserError
+from l2o.core import BaselineConfig, Optimizer, need_bounds
 from l2o.registry import register
+from l2o.wrappers.cube import in_unit_cube
 
 BITS = 30  # of a Sobol point
-
-
-def need_bounds(name: str, problem: Problem) -> None:
-    """Refuse a free space.
-
-    Raises:
-      UserError: the problem has no bounds.
-    """
-    if problem.space.is_free:
-        raise UserError(f"{name} needs a space with bounds, and this problem has none")
 
 
 @register

@@ -18,13 +18,13 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field
 
-from l2o.baselines.search import need_bounds
 from l2o.blackbox.memory import Memory
-from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Theta, in_unit_cube
+from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Theta, need_bounds
 from l2o.errors import UserError
 from l2o.layers import cell, dense
 from l2o.registry import register
 from l2o.space.domain import X
+from l2o.wrappers.cube import in_unit_cube
 
 CLIP = 5.0  # normalised values are clipped here
 Hidden = tuple[tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]], ...]

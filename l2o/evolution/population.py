@@ -16,8 +16,9 @@ from jax.scipy.special import ndtri
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from pydantic import Field
 
-from l2o.core import Optimizer, OptimizerConfig, in_unit_cube
+from l2o.core import Optimizer, OptimizerConfig
 from l2o.space.domain import X
+from l2o.wrappers.cube import in_unit_cube
 
 Inner = Any  # a strategy's own state
 Layer = dict[str, Array]

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from l2o.artifact import Loaded
 from l2o.errors import UserError
 from l2o.host.view import NamedView
+from l2o.loaded import Loaded
 from l2o.optformer.choice import choose
 from l2o.optformer.decoding import Study, begin, predict, value_probabilities
 from l2o.optformer.optformer import OptFormerConfig

@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2o.artifact import Loaded, load, names
-from l2o.baselines.optax import TunedConfig
 from l2o.core import (
     BaselineConfig,
     Evaluation,
@@ -26,6 +24,7 @@ from l2o.core import (
 )
 from l2o.errors import UserError
 from l2o.files import exists
+from l2o.loaded import Loaded, load, names
 from l2o.registry import kinds, nearest
 from l2o.space.domain import Space
 
@@ -63,8 +62,8 @@ def source(optimizer: Named) -> Source:
     if isinstance(optimizer, Optimizer | HostOptimizer):
         return Source(f"a {type(optimizer).__name__} of one's own", None, optimizer)
     if isinstance(optimizer, BaselineConfig):
-        if isinstance(optimizer, TunedConfig):
-            raise _reads_gradients(optimizer.kind)
+        if optimizer.reads_gradients:
+            raise _has_no_gradients(optimizer.kind)
         return Source(optimizer.kind, optimizer.model_dump(mode="json"), _built(optimizer))
     if isinstance(optimizer, Loaded):
         return _learned(optimizer.config.kind, optimizer)
@@ -84,18 +83,18 @@ def source(optimizer: Named) -> Source:
 
 def black_box() -> list[str]:
     """Names of the optimizers that need no gradients."""
-    baselines = [kind for kind, config in kinds(BaselineConfig).items() if not issubclass(config, TunedConfig)]
-    return [*(name for name in names() if load(name).learned.native is None), *baselines]
+    baselines = [kind for kind, config in kinds(BaselineConfig).items() if not config.reads_gradients]
+    return [*(name for name in names() if not load(name).config.reads_gradients), *baselines]
 
 
 def _learned(name: str, loaded: Loaded) -> Source:
-    if loaded.learned.native is not None:
-        raise _reads_gradients(name)
+    if loaded.config.reads_gradients:
+        raise _has_no_gradients(name)
     identity = {"theta_sha256": loaded.sha256, **loaded.config.model_dump(mode="json")}
     return Source(name, identity, loaded.config, loaded.theta, loaded)
 
 
-def _reads_gradients(name: str) -> UserError:
+def _has_no_gradients(name: str) -> UserError:
     return UserError(f"{name!r} reads gradients, and a Python function has none: take one of {', '.join(black_box())}")
 
 

@@ -18,8 +18,7 @@ from l2o.host.suggester import Asked, Step, Suggester, Told
 from l2o.host.view import NamedView
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.prompt import prompt
-from l2o.optformer.vocabulary import ALGORITHMS
-from l2o.record import Record, RecordedTrial
+from l2o.record import ALGORITHMS, Record, RecordedTrial
 from l2o.space.searchspace import SearchSpace
 
 

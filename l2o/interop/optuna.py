@@ -22,10 +22,10 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from l2o.artifact import Loaded, load
 from l2o.host.arguments import whole_number
 from l2o.host.policy import Policy
 from l2o.interop.optuna_studies import as_record, joint_space, propose
+from l2o.loaded import Loaded, load
 from l2o.optformer.model import SLOTS
 from l2o.record import Record
 

@@ -10,8 +10,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from l2o.core import Optimizer, in_unit_cube
+from l2o.core import Optimizer
 from l2o.space.domain import Space, X
+from l2o.wrappers.cube import in_unit_cube
 
 
 class EvosaxState(NamedTuple):

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from l2o.baselines.scatter import near
 from l2o.core import Theta
 from l2o.optformer.acquisition import Acquisition, score
 from l2o.optformer.decoding import Context, Sampling, Study, predict, propose, read, value_probabilities
 from l2o.optformer.model import Network
 from l2o.optformer.prompt import Range
 from l2o.space.domain import Space
+from l2o.space.moves import near
 
 Source = Literal["prior", "random", "both", "near"]
 LEADERS = 4  # of a study's trials, near which candidates are drawn

@@ -20,7 +20,8 @@ from l2o.optformer.choice import Choice, Source, choose
 from l2o.optformer.decoding import Context, Sampling, Study, begin, masked_log_softmax, read
 from l2o.optformer.model import Network, Sizes, network
 from l2o.optformer.prompt import Prompt, Range, reading, stripped
-from l2o.optformer.vocabulary import Algorithm, Vocabulary
+from l2o.optformer.vocabulary import Vocabulary
+from l2o.record import Algorithm
 from l2o.registry import register
 from l2o.space.domain import Space
 from l2o.wrappers.flat import flat_space, over_flat_points

@@ -21,9 +21,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from l2o.errors import UserError
-from l2o.optformer.text import from_text, to_text
-from l2o.optformer.vocabulary import ALGORITHMS, KINDS, MARKS, SCALES, WORDS, Vocabulary
-from l2o.record import GOALS, Record, RecordedTrial, Scale
+from l2o.optformer.text import Scale, from_text, to_text
+from l2o.optformer.vocabulary import KINDS, SCALES, WORDS, Vocabulary
+from l2o.record import ALGORITHMS, GOALS, MARKS, Record, RecordedTrial
 from l2o.space.domain import Space
 from l2o.space.parameter import Parameter
 from l2o.space.searchspace import SearchSpace

@@ -9,12 +9,12 @@ and the bin of its value. Whatever is not a keyword or a number is a JSON string
 """
 
 import json
+import math
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 from l2o.errors import UserError
-from l2o.optformer.vocabulary import MARKS
-from l2o.record import Record, RecordedTrial, Scale
+from l2o.record import MARKS, Record, RecordedTrial
 from l2o.space.parameter import Parameter
 from l2o.space.searchspace import SearchSpace
 
@@ -27,6 +27,48 @@ FIELDS = {
     "values": "categories",
     "scale": "scale_type",
 }
+
+
+class Scale(NamedTuple):
+    """How the values of a metric become bins.
+
+    Attributes:
+      low: the value at 0 in the unit interval; a real number.
+      high: the value at 1, different from low or, where there is one value only, the same: it is then in the middle.
+      bins: equal shares of the unit interval.
+
+    >>> Scale(0.0, 1.0, 10).bin(0.25), Scale(1.0, 0.0, 10).bin(0.25), Scale(0.0, 1.0, 10).value(2)
+    (2, 7, 0.25)
+    """
+
+    low: float
+    high: float
+    bins: int
+
+    @classmethod
+    def of(cls, y_range: Any, bins: int, flip: bool = False) -> "Scale":
+        """The scale of a range (low, high); flipped, high is at 0.
+
+        Raises:
+          UserError: it is not one of finite numbers with low at most high, and a width that is finite.
+        """
+        try:
+            low, high = (float(a) for a in y_range)
+        except (TypeError, ValueError):
+            low, high = math.nan, math.nan
+        if not (low <= high and math.isfinite(high - low)):
+            raise UserError(f"the range of a metric is {y_range!r:.80}: expected finite numbers, low and high")
+        return cls(high, low, bins) if flip else cls(low, high, bins)
+
+    def bin(self, value: float | int) -> int:
+        """Of a value; those outside of the range are in the first or the last."""
+        width = self.high - self.low
+        unit = (value - self.low) / width if width else 0.5
+        return min(math.floor(min(max(unit, 0.0), 1.0) * self.bins), self.bins - 1)
+
+    def value(self, bin: int) -> float:
+        """In the middle of a bin."""
+        return self.low + (bin + 0.5) / self.bins * (self.high - self.low)
 
 
 class Keyword(str):

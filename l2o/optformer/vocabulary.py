@@ -4,9 +4,10 @@ The values of parameters and metrics come first, so that the logits of a decoded
 after them what stands in place of a metric's value. Then the words of the metadata, and bytes for names.
 """
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
-MARKS = ("infeasible", "pending")  # in place of a value: a failed evaluation, and one still in progress
+from l2o.record import ALGORITHMS, MARKS
+
 WORDS = (
     "pad", "start",
     "name", "metric", "goal", "algorithm", "parameter", "minimum", "maximum", "levels", "category",
@@ -14,11 +15,6 @@ WORDS = (
     "linear", "log", "reverse_log",
     "minimize", "maximize",
 )  # fmt: skip
-Algorithm = Literal[
-    "unknown", "random", "grid", "shuffled_grid", "hill_climbing", "regularized_evolution", "eagle",
-    "evolution_strategy", "gp_ucb",
-]  # fmt: skip
-ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 KINDS = ("float", "integer", "discrete", "categorical")
 SCALES = ("linear", "log", "reverse_log")  # in the order of the constants in l2o.space.domain
 

@@ -5,15 +5,12 @@ one compilation. A mixed space (integers, categories, logarithmic scales) has fu
 and from the unit cube are the only places that read them.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
-
-if TYPE_CHECKING:
-    from l2o.space.searchspace import SearchSpace as SearchSpace
 
 X = Any  # a point: a pytree of arrays
 LINEAR, LOG, REVERSE_LOG = 0, 1, 2  # scales
@@ -182,11 +179,3 @@ def from_scale(scale: Array, u: Array, ratio: Array) -> Array:
     forward = jnp.where(scale == REVERSE_LOG, 1 - u, u)
     share = jnp.expm1(forward * jnp.log(ratio)) / (ratio - 1)
     return jnp.where(scale == LINEAR, u, jnp.where(scale == LOG, share, 1 - share))
-
-
-def __getattr__(name: str) -> Any:
-    if name == "SearchSpace":  # it is here too for those who look for spaces; it needs this module, so it comes later
-        from l2o.space.searchspace import SearchSpace
-
-        return SearchSpace
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,10 +5,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
-from l2o.baselines.search import need_bounds
-from l2o.core import Optimizer, Problem, State
+from l2o.core import Optimizer, Problem, State, need_bounds
 from l2o.space.domain import LINEAR, Space, X
 
 
@@ -60,20 +59,6 @@ def flat_space(space: Space) -> Space:
     low, high = ravel_pytree(space.low)[0], ravel_pytree(space.high)[0]
     levels, scale = jnp.zeros(low.shape, jnp.int32), jnp.full(low.shape, LINEAR, jnp.int32)
     return Space.mixed(low, high, levels, scale, jnp.ones(low.shape, bool))
-
-
-def other_values(key: PRNGKeyArray, space: Space, x: Float[Array, "d"]) -> Float[Array, "d"]:
-    """For each coordinate a value that is uniform in the unit interval without the share of the value it has.
-
-    A coordinate with one value keeps it.
-    """
-    assert space.levels is not None
-    half = jnp.where(space.levels > 0, 0.5, 0.0)
-    low, high = space.to_unit(x - half), space.to_unit(x + half)
-    new = space.from_unit((high + jax.random.uniform(key, x.shape) * (1 - high + low)) % 1.0)
-    # at the very edge of the share rounding may lead back into it
-    back = (space.levels > 1) & (new == x)
-    return jnp.where(back, jnp.where(x < space.high, x + 1, x - 1), new)
 
 
 def finite_or_infinity(value: Float[Array, "n"]) -> Float[Array, "n"]:

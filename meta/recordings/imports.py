@@ -16,7 +16,7 @@ from l2o.host.proposals import Units
 from l2o.host.view import NamedView
 from l2o.lift.optuna import silent
 from l2o.optformer.model import SLOTS
-from l2o.optformer.vocabulary import ALGORITHMS
+from l2o.record import ALGORITHMS
 from l2o.registry import register
 from l2o.space.searchspace import SearchSpace
 from meta.credentials import VARIABLE, complete, masked, split, without

@@ -37,7 +37,7 @@ class Records(NamedTuple):
       y: minimised values; NaN for failed evaluations.
       length: trials of each.
       dimension: parameters of each.
-      algorithm: that made them, an index into `l2o.optformer.vocabulary.ALGORITHMS`.
+      algorithm: that made them, an index into `l2o.record.ALGORITHMS`.
       header: goal, name and metric as tokens of `METADATA`, -1 where padded.
       names: of the parameters, with their bounds or values, likewise.
     """

@@ -17,7 +17,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 import l2o
 from l2o.core import BaselineConfig, HostOptimizer, Optimizer, population_size
 from l2o.errors import UserError
-from l2o.optformer.vocabulary import ALGORITHMS
+from l2o.record import ALGORITHMS
 from l2o.registry import Config, by_kind, nearest, register
 from l2o.unroll import queries_and_values, unroll
 from meta.recordings.dispatch import Clock, Part, Queue

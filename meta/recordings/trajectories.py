@@ -23,10 +23,9 @@ from jaxtyping import Bool, Float, Int, UInt8, UInt32
 from pydantic import Field, ValidationError
 
 from l2o.errors import UserError
-from l2o.files import exists, write_whole
-from l2o.optformer.vocabulary import ALGORITHMS
+from l2o.files import difference, exists, write_whole
+from l2o.record import ALGORITHMS
 from l2o.registry import Config
-from meta.checkpoints import difference
 
 FORMAT: Literal["l2o-trajectories"] = "l2o-trajectories"
 VERSION = 1
@@ -48,7 +47,7 @@ class Studies(NamedTuple):
       length: trials of each study; what follows them is 0.
       dimension: parameters of each study; what follows them is a real number in [0, 1].
       low, high, levels, scale, ordered: of the spaces, see `l2o.Space`.
-      algorithm: who chose the points, an index in `l2o.optformer.vocabulary.ALGORITHMS`.
+      algorithm: who chose the points, an index in `l2o.record.ALGORITHMS`.
       origin: what was optimized, an index in the set's names.
       seed: what a rollout was drawn from; 0 elsewhere.
       text: UTF-8 JSON documents one after another, one for each study that has names; None where nothing has.

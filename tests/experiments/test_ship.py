@@ -9,13 +9,13 @@ import l2o
 from experiments import ship as module
 from experiments.study.base import Experiment, Study
 from experiments.study.curves.run import run
-from l2o import artifact
+from l2o import loaded
 from l2o.errors import UserError
 
 
 @pytest.fixture
 def zoo(tmp_path, monkeypatch):
-    monkeypatch.setattr(artifact, "ZOO", tmp_path / "zoo")
+    monkeypatch.setattr(loaded, "ZOO", tmp_path / "zoo")
     monkeypatch.setattr(module, "ZOO", tmp_path / "zoo")
 
 

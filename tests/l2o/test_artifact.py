@@ -18,6 +18,7 @@ import safetensors.numpy
 
 import l2o
 from l2o import UserError, artifact
+from l2o import loaded as module
 from l2o.gradient.lstm import LSTMConfig
 from l2o.lift.optax import gradient_based
 from l2o.optformer.optformer import OptFormerConfig
@@ -165,7 +166,7 @@ def test_an_optimizer_that_reads_no_gradients_has_no_optax_form(saved):
 
 
 def test_an_unknown_name_lists_those_that_exist(monkeypatch, saved):
-    monkeypatch.setattr(artifact, "ZOO", saved.parent)
+    monkeypatch.setattr(module, "ZOO", saved.parent)
     assert l2o.names() == sorted(p.parent.name for p in saved.parent.glob("*/optimizer.json"))
     refused("absent", "'absent'", *l2o.names())
     refused("mime", "did you mean 'mine'?")
@@ -173,7 +174,7 @@ def test_an_unknown_name_lists_those_that_exist(monkeypatch, saved):
 
 
 def test_an_unknown_name_where_none_is_shipped(monkeypatch, tmp_path):
-    monkeypatch.setattr(artifact, "ZOO", tmp_path)
+    monkeypatch.setattr(module, "ZOO", tmp_path)
     assert l2o.names() == []
     refused("lstm", "'lstm'", "none")
 

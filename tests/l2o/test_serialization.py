@@ -22,7 +22,8 @@ from l2o.optformer.serialization import (
     to_text,
     trial_tokens,
 )
-from l2o.optformer.vocabulary import ALGORITHMS, Vocabulary
+from l2o.optformer.vocabulary import Vocabulary
+from l2o.record import ALGORITHMS
 
 # the runtime type checks of the tests look at one element of a tuple, drawn at random
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisWarning")

@@ -17,10 +17,10 @@ from jax.flatten_util import ravel_pytree
 
 import l2o
 from l2o import Evaluation, Problem, Space, UserError, from_evosax, unroll
-from l2o.artifact import Loaded
 from l2o.evolution.les import LESConfig
 from l2o.evolution.lga import LGAConfig
 from l2o.interop.evosax_weights import les_from_evosax
+from l2o.loaded import Loaded
 
 WEIGHTS = Path(evosax.__file__).parent / "algorithms" / "ckpt" / "les"
 SOLUTION = {"a": jnp.zeros(2), "b": jnp.zeros((2, 1))}

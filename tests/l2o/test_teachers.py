@@ -18,7 +18,8 @@ from l2o.baselines.mutation import HillClimbingConfig, RegularizedEvolutionConfi
 from l2o.baselines.scatter import ScatterConfig
 from l2o.baselines.search import SobolConfig
 from l2o.space.domain import LINEAR, LOG, REVERSE_LOG
-from l2o.wrappers.flat import flat_space, other_values
+from l2o.space.moves import other_values
+from l2o.wrappers.flat import flat_space
 
 
 def mixed(*coordinates):

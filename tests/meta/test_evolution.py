@@ -17,7 +17,7 @@ from l2o.space.domain import Space
 from meta.curriculum import FixedConfig
 from meta.estimator.backprop import BackpropConfig
 from meta.estimator.es import ESConfig
-from meta.learner.base import EvolutionConfig, fitness
+from meta.learner.evolution import EvolutionConfig, fitness
 from meta.objective import SumConfig
 from meta.trainer import MetaConfig, train
 from tasks.family import TaskFamily
@@ -147,7 +147,7 @@ def test_it_learns_the_learning_rate(algorithm):
 @pytest.mark.parametrize("devices", [1, 4])
 def test_all_members_see_the_same_tasks_and_noise(monkeypatch, devices):
     """Members that are equal have equal losses; tasks, and those of the next meta-step, have others."""
-    monkeypatch.setattr("meta.learner.base.nanmean", lambda table: table)
+    monkeypatch.setattr("meta.learner.evolution.nanmean", lambda table: table)
     chosen, noisy = learner(devices, tasks=3, sigma=1e-30), FixedConfig(length=HORIZON).family(Bowl(1.0, 10.0))
 
     @jax.jit

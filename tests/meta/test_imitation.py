@@ -13,7 +13,7 @@ from l2o.core import LearnedOptimizer
 from l2o.optformer.model import NOWHERE, SLOTS
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.prompt import METADATA
-from l2o.optformer.vocabulary import ALGORITHMS
+from l2o.record import ALGORITHMS
 from meta.learner.base import LearnerConfig
 from meta.learner.imitation import ImitationConfig
 from meta.objective import SumConfig

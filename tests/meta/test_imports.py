@@ -8,7 +8,7 @@ import pytest
 
 from l2o.errors import UserError
 from l2o.host.view import NamedView
-from l2o.optformer.vocabulary import ALGORITHMS
+from l2o.record import ALGORITHMS
 from l2o.space.searchspace import SearchSpace
 from meta.recordings.imports import HPOBConfig, OptunaStudiesConfig
 from meta.recordings.trajectories import load

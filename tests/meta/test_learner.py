@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from meta.estimator.base import Estimator
-from meta.learner.base import AdamConfig
+from meta.learner.gradient import AdamConfig
 from tasks.quadratic import QuadraticConfig
 
 FAMILY = QuadraticConfig(dimension=2).build()

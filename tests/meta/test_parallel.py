@@ -31,7 +31,8 @@ from meta.estimator.mix import MixConfig
 from meta.estimator.nres import NRESConfig
 from meta.estimator.pes import PESConfig
 from meta.evaluate import evaluate
-from meta.learner.base import AdamConfig, EvolutionConfig
+from meta.learner.evolution import EvolutionConfig
+from meta.learner.gradient import AdamConfig
 from meta.objective import SumConfig
 from meta.parallel import DIVIDED, WHOLE, collect, divide, mesh, place, start, use_cores
 from meta.trainer import MetaConfig, train

@@ -13,11 +13,12 @@ import pytest
 import meta.trainer as trainer
 from l2o.core import Problem, Task
 from l2o.errors import UserError
+from l2o.files import difference
 from l2o.gradient.lstm import LSTMConfig
 from l2o.space.domain import Space
-from meta.checkpoints import Checkpoints, Record, difference, read_metrics
+from meta.checkpoints import Checkpoints, Record, read_metrics
 from meta.estimator.backprop import BackpropConfig
-from meta.learner.base import AdamConfig
+from meta.learner.gradient import AdamConfig
 from meta.objective import BestConfig
 from meta.trainer import Interrupt, MetaConfig, train
 from tasks.family import TaskFamily

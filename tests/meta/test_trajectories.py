@@ -12,7 +12,7 @@ import safetensors.numpy
 from pydantic import ValidationError
 
 from l2o.errors import UserError
-from l2o.optformer.vocabulary import ALGORITHMS
+from l2o.record import ALGORITHMS
 from l2o.space.domain import Space
 from meta.recordings.dispatch import Part, Queue
 from meta.recordings.recorded import TrajectoriesConfig

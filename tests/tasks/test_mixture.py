@@ -17,7 +17,9 @@ from meta.estimator.backprop import BackpropConfig
 from meta.estimator.base import Estimator, over_parts
 from meta.estimator.es import ESConfig
 from meta.evaluate import evaluate
-from meta.learner.base import AdamConfig, EvolutionConfig, share
+from meta.learner.base import share
+from meta.learner.evolution import EvolutionConfig
+from meta.learner.gradient import AdamConfig
 from meta.objective import SumConfig
 from meta.trainer import MetaConfig, train
 from tasks.mixture import Mixture, MixtureConfig

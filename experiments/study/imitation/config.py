@@ -8,7 +8,7 @@ from pydantic import Field, SerializeAsAny, model_validator
 from experiments.document import HERE, Document
 from l2o.baselines.optax import TunedConfig
 from l2o.core import BaselineConfig
-from l2o.optformer.vocabulary import ALGORITHMS
+from l2o.record import ALGORITHMS
 from l2o.registry import Config, by_kind, nearest
 from tasks.bbob.mixed import HELD_OUT, TRAIN, BBOBMixedConfig
 

@@ -12,9 +12,9 @@ import l2o
 from experiments.study.curves.run import label
 from experiments.study.tuning.config import Rival, Settings, Tuning, Variant
 from experiments.study.tuning.tasks import Cell, Fixed, prompts
-from l2o.artifact import Loaded
 from l2o.core import BaselineConfig, Evaluation, HostOptimizer, Optimizer
 from l2o.errors import UserError
+from l2o.loaded import Loaded
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.registry import kinds
 from meta.recordings.rollouts import rollout, study_keys

@@ -9,7 +9,7 @@ from experiments.study import statistics
 from experiments.study.tuning.config import Tuning
 from experiments.study.tuning.live import Found
 from experiments.study.tuning.tasks import Cell
-from l2o.artifact import Loaded
+from l2o.loaded import Loaded
 
 Made = dict[str, dict[str, dict[str, dict[str, np.ndarray]]]]  # by group, task and column
 CURVES = 1000  # resamples for each point of a curve

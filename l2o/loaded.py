@@ -1,0 +1,139 @@
+"""Trained optimizers that are ready for use: those that are shipped, by name, and one's own from a directory."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from pydantic import ValidationError
+
+from l2o.artifact import read, reason
+from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Theta
+from l2o.errors import UserError
+from l2o.files import exists
+from l2o.registry import nearest
+from l2o.space.domain import X
+
+ZOO = Path(__file__).parent / "zoo"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained optimizer.
+
+    Attributes:
+      config: the architecture's configuration.
+      theta: the meta-parameters.
+      provenance: how it was made: config, command, seed, cost, held-out scores, licence.
+      check: the stored output of `five_steps`.
+      sha256: checksum of the meta-parameters' file.
+    """
+
+    config: OptimizerConfig
+    theta: Theta
+    provenance: dict[str, Any]
+    check: list[float | None]
+    sha256: str
+
+    @cached_property
+    def learned(self) -> LearnedOptimizer:
+        """The architecture."""
+        return self.config.build()
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer with its trained meta-parameters bound."""
+        return self.learned.bind(self.theta)
+
+    def configured(self, **changes: Any) -> "Loaded":
+        """The same meta-parameters with other settings, such as `algorithm="hill_climbing"` of an optformer.
+
+        Raises:
+          UserError: there is no such setting, it does not take that value, or the meta-parameters do not fit it.
+        """
+        kind = type(self.config)
+        try:
+            config = kind.model_validate(self.config.model_dump() | changes)
+        except ValidationError as error:
+            wrong = reason(error)
+            known = ", ".join(name for name in kind.model_fields if name != "kind")
+            raise UserError(f"{self.config.kind} cannot be configured so: {wrong}; its settings are {known}") from None
+        expected = jax.eval_shape(config.build().init, jax.random.key(0))
+        if jax.tree.map(jnp.shape, expected) != jax.tree.map(jnp.shape, self.theta):
+            raise UserError(
+                f"{self.config.kind} cannot be configured so: its meta-parameters have the shapes of {self.config!r}"
+            )
+        return replace(self, config=config)
+
+    def optax(self, horizon: int | None = None) -> optax.GradientTransformationExtraArgs:
+        """An ordinary optax transformation.
+
+        Args:
+          horizon: number of steps the run will have, for optimizers that read it; at least 1. May be traced.
+
+        Raises:
+          TypeError: the family does not read gradients.
+          UserError: the horizon is not a whole number, or is below 1. `tx.update` raises it for a `value` that holds no
+            number; of several, the mean counts.
+        """
+        if self.learned.native is None:
+            raise TypeError(f"a {self.config.kind!r} optimizer does not read gradients, so it has no optax form")
+        return self.learned.native(self.theta, horizon)
+
+    def evosax(self, solution: X, population_size: int | None = None, **options: Any) -> Any:
+        """An evosax algorithm, with the `init`, `ask` and `tell` of evosax; `params.params` is theta.
+
+        A strategy that samples around a mean is begun with `init(key, mean, params)`, one that keeps a population with
+        `init(key, population, fitness, params)`.
+
+        Args:
+          solution: a point, whose values do not matter.
+          population_size: members of each generation; None for the config's.
+          options: `fitness_shaping_fn` and `metrics_fn`, as evosax's algorithms take them.
+
+        Raises:
+          TypeError: the family does not ask for a population at a time.
+          UserError: a population of fewer than two.
+        """
+        from l2o.interop.evosax import to_evosax
+
+        return to_evosax(self.config, self.theta, solution, population_size, **options)
+
+
+def names() -> list[str]:
+    """Names of the shipped optimizers."""
+    return sorted(path.parent.name for path in ZOO.glob("*/optimizer.json"))
+
+
+def load(name_or_dir: str | Path = "mlp", also: Sequence[str] = ()) -> Loaded:
+    """Load a shipped optimizer by name, or one of your own from a directory.
+
+    Args:
+      name_or_dir: a name that `l2o list` shows, a run directory, or an artifact directory; by default the gradient
+        optimizer that generalizes best.
+      also: other names that a caller accepts, for the message.
+
+    Raises:
+      UserError: no such optimizer (the message lists the names that exist), or a file that is missing, damaged,
+        truncated, foreign, or of a newer format.
+
+    >>> import l2o
+    >>> tx = l2o.load("lstm").optax()
+    """
+    if not isinstance(name_or_dir, str | os.PathLike):
+        raise UserError(f"an optimizer is named by a text or a path, found {name_or_dir!r}")
+    path = Path(name_or_dir)
+    if isinstance(name_or_dir, str) and name_or_dir in names():
+        path = ZOO / name_or_dir
+    elif not exists(path):
+        known = [*names(), *also] or ["none"]
+        hint = nearest(name_or_dir, known)
+        raise UserError(
+            f"no optimizer named {str(name_or_dir)!r}{hint}: expected a directory or one of {', '.join(known)}"
+        )
+    return Loaded(*read(path))
