@@ -16,7 +16,7 @@ from experiments.study import statistics
 from experiments.study.grid.time_to_result import LARGEST, MEASURES, profile, ratios, rivals
 from l2o.files import write_whole
 from meta.checkpoints import read_metrics
-from meta.trainer import Result
+from meta.trainer import TrainingResult
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1f24; max-width: 60rem; margin: 0 auto; padding: 1rem; }
@@ -83,7 +83,7 @@ def colours(name: str) -> Any:
     return matplotlib.colormaps[name].colors  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def training(out: Path, experiment: Any, result: Result) -> None:
+def training(out: Path, experiment: Any, result: TrainingResult) -> None:
     """curves.png and report.html of a finished training."""
     rows = read_metrics(out / "metrics.jsonl")
     figure = figure_of()

@@ -29,7 +29,7 @@ from l2o.errors import UserError
 from l2o.files import difference, is_text, write_whole
 from meta import parallel
 from meta.credentials import without_password
-from meta.trainer import Result
+from meta.trainer import TrainingResult
 from meta.trainer import train as meta_train
 from tasks.family import TaskFamily
 
@@ -75,7 +75,7 @@ def resumed_experiment(out: Path, overrides: Sequence[str] = ()) -> Experiment:
 
 def train(
     experiment: Experiment, out: Path, *, resume: bool = False, quiet: bool = False, tensorboard: bool = False
-) -> Result | None:
+) -> TrainingResult | None:
     """Train an experiment into a directory, or resume it there.
 
     Returns:
@@ -158,7 +158,7 @@ def _command() -> str:
     return shlex.join(["l2o", *map(without_password, sys.argv[1:])]) if ours else "Experiment.train, from Python"
 
 
-def provenance(experiment: Experiment, result: Result) -> dict[str, Any]:
+def provenance(experiment: Experiment, result: TrainingResult) -> dict[str, Any]:
     """How an artifact was made, as JSON."""
     device = jax.devices()[0]
     return {

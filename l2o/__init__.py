@@ -27,11 +27,13 @@ from l2o.core import (
 )
 from l2o.errors import UserError
 from l2o.host.minimize import minimize
+from l2o.host.policy import Policy, Prediction
 from l2o.host.search import Result, Search, Trial
 from l2o.host.study import Study
 from l2o.lift.evosax import from_evosax
-from l2o.lift.optax import from_optax
+from l2o.lift.optax import from_optax, gradient_based
 from l2o.loaded import Loaded, load, names
+from l2o.record import Record
 from l2o.registry import Config, by_kind, kinds, register
 from l2o.space.domain import Space
 from l2o.space.parameter import Parameter
@@ -65,7 +67,10 @@ __all__ = [
     "Optimizer",
     "OptimizerConfig",
     "Parameter",
+    "Policy",
+    "Prediction",
     "Problem",
+    "Record",
     "Result",
     "Search",
     "SearchSpace",
@@ -79,6 +84,7 @@ __all__ = [
     "by_kind",
     "from_evosax",
     "from_optax",
+    "gradient_based",
     "in_unit_cube",
     "kinds",
     "load",

@@ -148,7 +148,7 @@ def _inverse(factor: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 @jax.custom_jvp
 def _log_density(gram: Float[Array, "n n"], residual: Float[Array, "n"]) -> Float[Array, ""]:
-    """Of a normal distribution of mean 0 at `residual`, without the constant.
+    """The logarithm of the density of a normal distribution of mean 0 at `residual`, without the constant.
 
     Its derivative is written out (their equation 5.9): that of a Cholesky factorization costs many times more.
     """

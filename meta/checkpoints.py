@@ -21,7 +21,7 @@ from meta import parallel
 
 
 @dataclass(frozen=True)
-class Record:
+class Progress:
     """What training remembers beside the learner's state: the best validation, the stage of the horizon, the time."""
 
     best_score: float = math.inf
@@ -91,7 +91,7 @@ class Checkpoints:
         if self._manager is not None:
             self._manager.close()
 
-    def save(self, step: int, state: Any, best: Theta, record: Record) -> None:
+    def save(self, step: int, state: Any, best: Theta, record: Progress) -> None:
         state = parallel.collect(state)
         if self._manager is None:
             return
@@ -109,14 +109,14 @@ class Checkpoints:
                 reason = os.strerror(int(code[1])) if code else getattr(error, "strerror", None) or str(error)
                 raise UserError(f"{self._directory}: no checkpoint could be written at step {step}: {reason}") from None
 
-    def restore(self, state: Any, best: Theta) -> tuple[Any, Theta, Record] | None:
+    def restore(self, state: Any, best: Theta) -> tuple[Any, Theta, Progress] | None:
         record = parallel.agree(self._record)
         if record is None:
             return None
         record["best_score"] = math.inf if record["best_score"] is None else record["best_score"]
         zeros = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), (state, jax.eval_shape(lambda: best)))
         restored = parallel.broadcast(self._arrays(*zeros))
-        return *restored, Record(**record)
+        return *restored, Progress(**record)
 
     def _record(self) -> dict[str, Any] | None:
         assert self._manager is not None
@@ -140,7 +140,7 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without Orbax's own words on what it raises."""
+    """A context without Orbax's own words on what it raises."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -151,5 +151,5 @@ def _quiet() -> Iterator[None]:
 
 
 def _filled(tree: Any) -> Any:
-    """With something in the place of empty arrays, which Orbax refuses."""
+    """The tree with something in the place of empty arrays, which Orbax refuses."""
     return jax.tree.map(lambda a: a if np.size(a) else np.zeros(1, a.dtype), tree)

@@ -21,13 +21,13 @@ from l2o.errors import UserError
 from l2o.registry import Config, by_kind, kinds, parse
 from l2o.wrappers.asynchronous import asynchronous
 from meta import parallel
-from meta.checkpoints import Checkpoints, Metrics, Record
+from meta.checkpoints import Checkpoints, Metrics, Progress
 from meta.curriculum import FixedConfig, HorizonConfig, parse_horizon
 from meta.estimator import EstimatorConfig
 from meta.estimator.backprop import BackpropConfig
 from meta.evaluate import evaluate
 from meta.learner.base import Learner, LearnerConfig
-from meta.learner.gradient import AdamConfig
+from meta.learner.gradient import AdamLearnerConfig
 from meta.objective import ObjectiveConfig, SumConfig
 from tasks.family import TaskFamily
 
@@ -64,7 +64,7 @@ class MetaConfig(Config):
     horizon: Annotated[SerializeAsAny[HorizonConfig], PlainValidator(parse_horizon)] = FixedConfig(length=100)
     objective: Annotated[SerializeAsAny[ObjectiveConfig], by_kind(ObjectiveConfig)] = SumConfig()
     estimator: Annotated[SerializeAsAny[EstimatorConfig] | None, PlainValidator(_estimator)] = None
-    optimizer: Annotated[SerializeAsAny[LearnerConfig], by_kind(LearnerConfig)] = AdamConfig()
+    optimizer: Annotated[SerializeAsAny[LearnerConfig], by_kind(LearnerConfig)] = AdamLearnerConfig()
     devices: Annotated[int, Field(ge=1)] | Literal["all"] = "all"
     workers: int = Field(default=1, ge=1, le=1000)
     init: str | None = Field(default=None, min_length=1)
@@ -78,7 +78,7 @@ class MetaConfig(Config):
     def _default_estimator(cls, data: Any) -> Any:
         if not isinstance(data, dict) or data.get("estimator") is not None:
             return data
-        optimizer = data.get("optimizer", AdamConfig())
+        optimizer = data.get("optimizer", AdamLearnerConfig())
         kind = optimizer.get("kind", "adam") if isinstance(optimizer, dict) else getattr(optimizer, "kind", None)
         known = kinds(LearnerConfig).get(kind) if isinstance(kind, str) else None
         return data if known is None or not known.estimates else {**data, "estimator": BackpropConfig()}
@@ -122,7 +122,7 @@ class MetaConfig(Config):
 
 
 @dataclass(frozen=True)
-class Result:
+class TrainingResult:
     """What a training leaves: the kept theta, its validation score, and what it cost.
 
     Attributes:
@@ -186,7 +186,7 @@ def train(
     identity: dict[str, Any],
     theta: Theta | None = None,
     report: Report = lambda row: None,
-) -> Result:
+) -> TrainingResult:
     """Meta-train, from the beginning or from the last checkpoint in `out`.
 
     One seed decides everything: the same seed on the same machine gives the same theta to the bit, also when the
@@ -248,7 +248,7 @@ def train(
         abstract = jax.eval_shape(init, theta, stages[0])
         restored = checkpoints.restore(abstract, best)
         if restored is None:
-            state, record = init(theta, stages[0]), Record()
+            state, record = init(theta, stages[0]), Progress()
         else:
             state, best, record = parallel.place(restored[0], mesh, learner.specs), restored[1], restored[2]
         step, saved_step = int(state.step), int(state.step) if restored else -1
@@ -293,7 +293,7 @@ def train(
             checkpoints.save(step, state, best, record)
 
     kept = best if record.best_step else parallel.collect(state.average)
-    return Result(
+    return TrainingResult(
         kept, step, record.best_score, record.best_step, int(state.skipped), record.seconds,
         finished=step >= config.steps, devices=mesh.size,
     )  # fmt: skip

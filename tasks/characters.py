@@ -73,7 +73,7 @@ class CharactersConfig(FamilyConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Characters(TaskFamily):
-    """See `CharactersConfig`. A task's parameters are the starting weights."""
+    """The family of `CharactersConfig`. A task's parameters are the starting weights."""
 
     text: Text
     alphabet: int = field(metadata={"static": True})

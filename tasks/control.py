@@ -63,7 +63,7 @@ class Scene(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Repellers(TaskFamily):
-    """See `RepellersConfig`. A task's parameters are a `Scene`."""
+    """The family of `RepellersConfig`. A task's parameters are a `Scene`."""
 
     config: RepellersConfig = field(metadata={"static": True})
 

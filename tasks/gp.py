@@ -86,7 +86,7 @@ class Draw(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class GP(TaskFamily):
-    """See `GPConfig`. A task's parameters are a `Draw`."""
+    """The family of `GPConfig`. A task's parameters are a `Draw`."""
 
     config: GPConfig = field(metadata={"static": True})
 

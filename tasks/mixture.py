@@ -33,7 +33,7 @@ class MixtureConfig(FamilyConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Mixture(TaskFamily):
-    """See `MixtureConfig`. It has no tasks of its own: whoever runs it asks for its `parts`."""
+    """The family of `MixtureConfig`. It has no tasks of its own: whoever runs it asks for its `parts`."""
 
     families: tuple[TaskFamily, ...]
 

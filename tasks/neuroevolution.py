@@ -54,7 +54,7 @@ class NeuroevolutionConfig(FamilyConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Neuroevolution(Wrapper):
-    """See `NeuroevolutionConfig`. A task's parameters are those of the family."""
+    """The family of `NeuroevolutionConfig`. A task's parameters are those of the family."""
 
     family: TaskFamily
     config: NeuroevolutionConfig = field(metadata={"static": True})

@@ -35,7 +35,7 @@ class QuadraticConfig(FamilyConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Quadratic(TaskFamily):
-    """See `QuadraticConfig`. A task's parameters are (W [d, d], y [d], start [d])."""
+    """The family of `QuadraticConfig`. A task's parameters are (W [d, d], y [d], start [d])."""
 
     dimension: int = field(metadata={"static": True})
     start_scale: Any

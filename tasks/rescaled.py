@@ -40,7 +40,7 @@ class RescaledConfig(FamilyConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Rescaled(Wrapper):
-    """See `RescaledConfig`. A task's parameters are those of the family, c as a pytree like the starting point, s."""
+    """The family of `RescaledConfig`. A task's parameters are the inner family's, c like the starting point, and s."""
 
     family: TaskFamily
     config: RescaledConfig = field(metadata={"static": True})

@@ -129,8 +129,10 @@ def patches(images: Float[Array, "batch h w c"]) -> Float[Array, "batch h w 9*c"
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Classifier(TaskFamily):
-    """See `ClassifierConfig`. A task's parameters are the starting weights; where there are several activations, a pair
-    of the weights and the number of the task's activation.
+    """The family of `ClassifierConfig`.
+
+    A task's parameters are the starting weights; where there are several activations, a pair of the weights and the
+    number of the task's activation.
     """
 
     data: Dataset

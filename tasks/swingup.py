@@ -45,7 +45,7 @@ class CartPole(NamedTuple):
         return q.at[1].add(jnp.pi), v
 
     def acceleration(self, q: Float[Array, "2"], v: Float[Array, "2"], force: Float[Array, ""]) -> Float[Array, "2"]:
-        """Of both coordinates, from the Lagrangian of a rod with moment of inertia pole length^2 / 3."""
+        """Acceleration of both coordinates, from the Lagrangian of a rod with moment of inertia pole length^2 / 3."""
         sine, cosine = jnp.sin(q[1]), jnp.cos(q[1])
         push = force - self.friction * v[0] + self.pole * self.length * v[1] ** 2 * sine / 2
         inertia = 4 * (self.cart + self.pole) - 3 * self.pole * cosine**2
@@ -79,7 +79,7 @@ class Pendulum(NamedTuple):
         return jax.random.uniform(key, (1,), minval=-jnp.pi, maxval=jnp.pi), jnp.zeros(1)
 
     def acceleration(self, q: Float[Array, "1"], v: Float[Array, "1"], torque: Float[Array, ""]) -> Float[Array, "1"]:
-        """Of the angle."""
+        """Acceleration of the angle."""
         inertia = self.mass * self.length**2
         return GRAVITY / self.length * jnp.sin(q) + (torque - self.friction * v) / inertia
 
@@ -150,7 +150,7 @@ class PendulumConfig(SwingUpConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SwingUp(TaskFamily):
-    """See `SwingUpConfig`. A task's parameters are its `System` and the starting weights."""
+    """The family of `SwingUpConfig`. A task's parameters are its `System` and the starting weights."""
 
     config: SwingUpConfig = field(metadata={"static": True})
 
@@ -165,7 +165,7 @@ class SwingUp(TaskFamily):
         (system, start), c = params, self.config
 
         def mean_reward(key, x, episodes):
-            """Of one member; where its episodes start depends on the key alone."""
+            """The mean reward of one member; where its episodes start depends on the key alone."""
             q, v = jax.vmap(system.start)(jax.random.split(key, episodes))
             return jnp.mean(jax.vmap(lambda q, v: total_reward(system, x, q, v, c.steps))(q, v)) / c.steps
 

@@ -18,7 +18,7 @@ from tasks import functions
 from tasks.family import FamilyConfig, Split, TaskFamily
 
 
-class Function(NamedTuple):
+class ScaledFunction(NamedTuple):
     """A function of a vector of any length from 2 on, in units that hardly depend on the length, with its minimum 0.
 
     Attributes:
@@ -33,11 +33,11 @@ class Function(NamedTuple):
 
 
 FUNCTIONS = {
-    "rosenbrock": Function(lambda x: functions.rosenbrock(x) / (x.shape[0] - 1), 1.0, 2.0),
-    "rastrigin": Function(lambda x: functions.rastrigin(x) / x.shape[0], 0.0, 5.0),
-    "ackley": Function(functions.ackley, 0.0, 5.0),
-    "ellipsoid": Function(lambda x: functions.ellipsoid(x) / x.shape[0] / 1e3, 0.0, 5.0),
-    "log_sum_exp": Function(functions.log_sum_exp, 0.0, 5.0),
+    "rosenbrock": ScaledFunction(lambda x: functions.rosenbrock(x) / (x.shape[0] - 1), 1.0, 2.0),
+    "rastrigin": ScaledFunction(lambda x: functions.rastrigin(x) / x.shape[0], 0.0, 5.0),
+    "ackley": ScaledFunction(functions.ackley, 0.0, 5.0),
+    "ellipsoid": ScaledFunction(lambda x: functions.ellipsoid(x) / x.shape[0] / 1e3, 0.0, 5.0),
+    "log_sum_exp": ScaledFunction(functions.log_sum_exp, 0.0, 5.0),
 }
 Name = Literal["rosenbrock", "rastrigin", "ackley", "ellipsoid", "log_sum_exp"]
 
@@ -68,12 +68,12 @@ class SyntheticConfig(FamilyConfig):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Synthetic(TaskFamily):
-    """See `SyntheticConfig`. A task's parameters are the function's number, the shift [d] and the start [d]."""
+    """The family of `SyntheticConfig`. A task's parameters are the function's number, shift [d] and start [d]."""
 
     config: SyntheticConfig = field(metadata={"static": True})
 
     @property
-    def _functions(self) -> list[Function]:
+    def _functions(self) -> list[ScaledFunction]:
         return [FUNCTIONS[name] for name in self.config.functions]
 
     def sample(self, key):
@@ -175,7 +175,7 @@ class Transformation(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Transformed(TaskFamily):
-    """See `FunctionConfig`. A task's parameters are a `Transformation`; values are in multiples of `unit`."""
+    """The family of `FunctionConfig`. A task's parameters are a `Transformation`; values are in multiples of `unit`."""
 
     config: FunctionConfig = field(metadata={"static": True})
     dimension: int = field(metadata={"static": True})

@@ -17,7 +17,7 @@ from l2o.core import LearnedOptimizer, Optimizer, Problem, Task
 from l2o.space.domain import Space
 from meta.curriculum import FixedConfig
 from meta.estimator.base import EstimatorConfig
-from meta.learner.gradient import AdamConfig
+from meta.learner.gradient import AdamLearnerConfig
 from meta.objective import SumConfig
 from tasks.family import TaskFamily
 
@@ -91,7 +91,7 @@ def learn(
     config: EstimatorConfig, horizon: int, steps: int, tasks: int, rate: float, seed: int = 0
 ) -> Float[np.ndarray, "steps+1"]:
     """theta after 0, 1, ... meta-steps of Adam on an estimator's gradient."""
-    rule = AdamConfig(learning_rate=rate, schedule="constant", clip=1e9, average=0.0)
+    rule = AdamLearnerConfig(learning_rate=rate, schedule="constant", clip=1e9, average=0.0)
     learner = rule.build(system(), SumConfig().build(), config, horizon, tasks, steps)
     family = FixedConfig(length=horizon).family(Influence())
     state = learner.init(jax.random.key(seed), family, jnp.asarray(0.5))

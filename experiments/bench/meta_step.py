@@ -15,7 +15,7 @@ from l2o.unroll import query
 from meta import parallel
 from meta.curriculum import FixedConfig
 from meta.estimator import EstimatorConfig
-from meta.learner.gradient import AdamConfig
+from meta.learner.gradient import AdamLearnerConfig
 from meta.objective import SumConfig
 from tasks.quadratic import QuadraticConfig
 
@@ -30,7 +30,7 @@ def family():
 def fused(learned: LearnedOptimizer, estimator: dict[str, Any], devices: int) -> tuple[Any, Any]:
     """Meta-steps as `l2o train` makes them: `STEPS` of them in one compiled call."""
     config = parse(EstimatorConfig, estimator)
-    learner = AdamConfig().build(learned, SumConfig().build(), config, HORIZON, TASKS, 1000, devices)
+    learner = AdamLearnerConfig().build(learned, SumConfig().build(), config, HORIZON, TASKS, 1000, devices)
     tasks = parallel.place(family(), learner.mesh)
     shardings = jax.tree.map(lambda spec: jax.NamedSharding(learner.mesh, spec), learner.specs)
     theta = parallel.place(learned.init(jax.random.key(0)), learner.mesh)

@@ -9,7 +9,7 @@ from l2o.gradient.lstm import LSTMConfig
 from l2o.registry import parse
 from meta.curriculum import FixedConfig
 from meta.estimator import EstimatorConfig
-from meta.learner.gradient import AdamConfig
+from meta.learner.gradient import AdamLearnerConfig
 from meta.objective import SumConfig
 from tasks.quadratic import QuadraticConfig
 from tasks.supervised import MLPClassifierConfig
@@ -24,7 +24,7 @@ def contender(estimator: str, tasks: int, unroll_length: int, width: int, **fiel
     learned = LSTMConfig().build()
     config = parse(EstimatorConfig, {"kind": estimator, "unroll_length": unroll_length, **fields})
     horizon = 2 * unroll_length
-    learner = AdamConfig().build(learned, SumConfig().build(), config, horizon, tasks, 1000)
+    learner = AdamLearnerConfig().build(learned, SumConfig().build(), config, horizon, tasks, 1000)
     task = MLPClassifierConfig(width=width, batch_size=8) if width else QuadraticConfig()
     family = FixedConfig(length=horizon).family(task.build("train"))
     state = jax.jit(lambda f: learner.init(jax.random.key(1), f, learned.init(jax.random.key(0))))(family)

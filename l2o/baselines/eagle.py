@@ -25,7 +25,7 @@ WHOLE_FACTOR, CATEGORY_FACTOR = 10.0, 25.0
 ONLY_CATEGORIES = 0.1  # probability that a category is drawn anew where there is nothing else
 
 
-class Pool(NamedTuple):
+class FireflyPool(NamedTuple):
     """State of the eagle strategy, with a row for each fly.
 
     Attributes:
@@ -66,7 +66,7 @@ class Coordinates(NamedTuple):
 
     @classmethod
     def of(cls, space: Space) -> "Coordinates":
-        """Those of a mixed space."""
+        """The coordinates of a mixed space."""
         assert space.levels is not None and space.ordered is not None
         first, last = space.to_unit(space.low), space.to_unit(space.high)
         many = space.levels > 1
@@ -75,11 +75,11 @@ class Coordinates(NamedTuple):
         return cls(space, first, jnp.where(last > first, last - first, 1.0), levels, kinds)
 
     def enter(self, x: Float[Array, "d"]) -> Float[Array, "d"]:
-        """From a point."""
+        """Where a point of the space lies in these coordinates."""
         return jnp.where(self.kinds[2], x, (self.space.to_unit(x) - self.first) / self.width)
 
     def leave(self, z: Float[Array, "d"]) -> Float[Array, "d"]:
-        """To the point of the space that is there or nearest."""
+        """The point of the space that is there or nearest."""
         return jnp.where(self.kinds[2], z, self.space.from_unit(self.first + jnp.clip(z, 0, 1) * self.width))
 
 
@@ -115,7 +115,7 @@ class EagleConfig(BaselineConfig):
             dimension = problem.start.size
             flies = self.pool_size or min(10 + round((dimension**1.2 + dimension) / 2), 1000)
             x = jnp.zeros((flies, dimension), problem.start.dtype)
-            return Pool(
+            return FireflyPool(
                 problem.space, x, jnp.full(flies, jnp.inf, jnp.float32),
                 jnp.full(flies, self.perturbation, jnp.float32), jnp.full_like(x, jnp.inf),
                 jnp.arange(flies, dtype=jnp.int32) - flies, jnp.zeros((), jnp.int32),
@@ -137,7 +137,7 @@ class EagleConfig(BaselineConfig):
 
         return over_flat_points(self.kind, Optimizer(init, ask, tell))
 
-    def move(self, key: PRNGKeyArray, state: Pool, fly: Int[Array, ""]) -> Float[Array, "d"]:
+    def move(self, key: PRNGKeyArray, state: FireflyPool, fly: Int[Array, ""]) -> Float[Array, "d"]:
         """The proposal of a fly."""
         order_key, adopt_key, *perturb_keys = jax.random.split(key, 5)
         where = Coordinates.of(state.space)
@@ -173,7 +173,7 @@ class EagleConfig(BaselineConfig):
         moved = z + step * jnp.where(where.kinds[1], whole, 1.0)
         return jnp.where(where.kinds[2], jnp.where(anew, drawn, z), moved)
 
-    def learn(self, state: Pool, x: Float[Array, "d"], value: Float[Array, ""]) -> Pool:
+    def learn(self, state: FireflyPool, x: Float[Array, "d"], value: Float[Array, ""]) -> FireflyPool:
         """The pool after one result."""
         far = jnp.sum(jnp.abs(state.space.to_unit(x)[None] - jax.vmap(state.space.to_unit)(state.proposed)), 1)
         latest = jnp.all(state.proposed == x[None], 1) & (state.turn == state.asked - 1)

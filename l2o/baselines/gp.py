@@ -51,7 +51,7 @@ class GPState(NamedTuple):
     asked: Int[Array, ""]
 
 
-class GPConfig(BaselineConfig):
+class GPSearchConfig(BaselineConfig):
     """What both acquisition functions share.
 
     Failed evaluations count as the worst finite value seen. When `max_trials` are in the buffer, a new one replaces
@@ -150,7 +150,7 @@ class GPConfig(BaselineConfig):
 
 
 @register
-class GPEIConfig(GPConfig):
+class GPEIConfig(GPSearchConfig):
     """Expected improvement (Jones, Schonlau and Welch 1998), by its logarithm (Ament et al. 2023)."""
 
     kind: Literal["gp_ei"] = "gp_ei"
@@ -160,7 +160,7 @@ class GPEIConfig(GPConfig):
 
 
 @register
-class GPUCBConfig(GPConfig):
+class GPUCBConfig(GPSearchConfig):
     """The confidence bound (Srinivas et al. 2010), which for a minimum is the lower one.
 
     Vizier's, which Chen et al. (2022) imitate, is that of `first = "centre"`, `initial = 1` and `beta = 3.24`, but for
@@ -224,12 +224,12 @@ def log_posterior(
     raw: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""],
     categories: Bool[Array, "d"] | None = None,
 ) -> Float[Array, ""]:  # fmt: skip
-    """Of hyperparameters as `pack` gives them, up to a constant."""
+    """The logarithm of the posterior density of hyperparameters as `pack` gives them, up to a constant."""
     return log_likelihood(unpack(raw)._replace(categories=categories), x, y, count) + log_hyperprior(raw)
 
 
 def log_hyperprior(raw: Prior) -> Float[Array, ""]:
-    """Of the same, up to a constant: they are normal around `centre`."""
+    """The logarithm of the prior density of the same, up to a constant: they are normal around `centre`."""
     expected = centre(raw.length_scale.shape[0])
     scales = jnp.sum(((raw.length_scale - expected.length_scale) / 0.8) ** 2)
     variance, noise = (raw.variance - expected.variance) / 1.5, (raw.noise - expected.noise) / 2.0

@@ -21,7 +21,7 @@ MOST = 100  # values of a coordinate
 WHOLE = 2**30  # points of the part of a grid that one integer counts
 
 
-class Grid(NamedTuple):
+class PointGrid(NamedTuple):
     """A grid.
 
     Attributes:
@@ -33,7 +33,7 @@ class Grid(NamedTuple):
     sizes: Int[Array, "d"]
 
     @classmethod
-    def of(cls, space: Space, points: Int[Array, ""], resolution: int | None) -> "Grid":
+    def of(cls, space: Space, points: Int[Array, ""], resolution: int | None) -> "PointGrid":
         """Real numbers have `resolution` values, or as few as make for `points` points, at least 2."""
         assert space.levels is not None
         listed = jnp.minimum(space.levels, MOST)
@@ -69,7 +69,7 @@ class GridState(NamedTuple):
       seen: of the shuffled search, the indices of these points in ascending order, then larger numbers.
     """
 
-    grid: Grid
+    grid: PointGrid
     asked: Int[Array, ""]
     seen: Any
 
@@ -95,7 +95,7 @@ class GridConfig(GridBase):
     def build(self) -> Optimizer:
         def init(key, problem):
             del key
-            grid = Grid.of(problem.space, jnp.asarray(problem.horizon), self.resolution)
+            grid = PointGrid.of(problem.space, jnp.asarray(problem.horizon), self.resolution)
             return GridState(grid, jnp.zeros((), jnp.int32), None)
 
         def ask(key, state):
@@ -125,7 +125,7 @@ class ShuffledGridConfig(GridBase):
 
         def init(key, problem):
             del key
-            grid = Grid.of(problem.space, jnp.asarray(problem.horizon), self.resolution)
+            grid = PointGrid.of(problem.space, jnp.asarray(problem.horizon), self.resolution)
             return GridState(grid, jnp.zeros((), jnp.int32), jnp.full(self.max_trials, unused, jnp.int32))
 
         def ask(key, state):

@@ -71,7 +71,7 @@ class HillClimbingConfig(BaselineConfig):
         return over_flat_points(self.kind, Optimizer(init, ask, tell))
 
 
-class Population(NamedTuple):
+class AgedPopulation(NamedTuple):
     """State of regularized evolution.
 
     Attributes:
@@ -107,7 +107,7 @@ class RegularizedEvolutionConfig(BaselineConfig):
         def init(key, problem):
             del key
             x = jnp.zeros((self.population_size, problem.start.size), problem.start.dtype)
-            return Population(
+            return AgedPopulation(
                 problem.space, x, jnp.full(self.population_size, jnp.inf, jnp.float32), jnp.zeros((), jnp.int32)
             )
 
@@ -126,6 +126,6 @@ class RegularizedEvolutionConfig(BaselineConfig):
             # of more births than members, the last ones
             place, x, values = (a[-self.population_size :] for a in (place, x, values))
             born = state.born + evaluation.value.size
-            return Population(state.space, state.x.at[place].set(x), state.value.at[place].set(values), born)
+            return AgedPopulation(state.space, state.x.at[place].set(x), state.value.at[place].set(values), born)
 
         return over_flat_points(self.kind, Optimizer(init, ask, tell))

@@ -27,7 +27,7 @@ class SeparableCMAES(Sep_CMA_ES):
 
 @struct.dataclass
 class ExponentialState(xnes.State):
-    """Of ExponentialNES: also the inverse of B."""
+    """State of ExponentialNES, with the inverse of B."""
 
     inverse: jax.Array
 
@@ -74,7 +74,7 @@ def _rated(state: Any, rate: jax.Array | float) -> Any:
 
 @struct.dataclass
 class OpenESParams(open_es.Params):
-    """Of OpenES."""
+    """Hyperparameters of OpenES."""
 
     std_init: float | jax.Array
     learning_rate: float | jax.Array
@@ -99,7 +99,7 @@ class OpenES(Open_ES):
 
 @struct.dataclass
 class PGPEParams(pgpe.Params):
-    """Of AdamPGPE."""
+    """Hyperparameters of AdamPGPE."""
 
     learning_rate: float | jax.Array
 

@@ -105,7 +105,7 @@ class Memory(NamedTuple):
     def observe(
         self, key: PRNGKeyArray, x: Float[Array, "d"], y: Float[Array, ""], ok: Bool[Array, ""] | bool = True
     ) -> "Memory":
-        """With a point more, if it is `ok`; once it is full, the better half of the points is kept."""
+        """The memory with a point more, if it is `ok`; once it is full, the better half of the points is kept."""
         offset = jnp.where((self.used == 0) & ok, y, self.offset)
         y = y - offset
         here = (jnp.arange(self.y.shape[0]) == self.used) & ok
@@ -260,7 +260,7 @@ def _compete(key: Array, memory: Memory) -> Memory:
     pool = jnp.concatenate([memory.scales, parents * jnp.exp(CHANGE * normal)])
 
     def at(k: int):
-        """With the first k rows, which hold all points."""
+        """The memory with the first k rows, which hold all points."""
         rows = jnp.arange(k) < used
         both = rows[:, None] & rows[None]
         gram = jax.vmap(lambda scales: jnp.where(both, _correlation(scales, x[:k], x[:k]), 0.0))(pool)

@@ -84,12 +84,12 @@ class Seen(NamedTuple):
     since: Float[Array, ""]
 
     def normalise(self, value: Float[Array, ""] | float) -> Float[Array, ""]:
-        """In standard deviations from the mean, clipped."""
+        """Values in standard deviations from the mean, clipped."""
         deviation = jnp.sqrt(jnp.where(self.squares > 0, self.squares / jnp.maximum(self.total, 1), 1.0))
         return jnp.clip((value - self.mean) / deviation, -CLIP, CLIP)
 
     def add(self, x: Float[Array, "d"], value: Float[Array, ""], ok: Bool[Array, ""]) -> "Seen":
-        """With one value more, unless it failed."""
+        """The statistics with one value more, unless it failed."""
         safe = jnp.where(ok, value, self.mean)
         total = self.total + 1
         difference = safe - self.mean

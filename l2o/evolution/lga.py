@@ -89,12 +89,12 @@ def attend(theta: Theta, queries: Float[Array, "i m"], others: Float[Array, "j n
 
 
 def sampling_logits(theta: Theta, parents: Float[Array, "4 n"], heads: int) -> Float[Array, "n"]:
-    """Of each parent to have a child, from its fitness and age."""
+    """Logits of each parent to have a child, from its fitness and age."""
     return dense(theta["logit"], attend(theta["attention"], parents, parents, heads))[0]
 
 
 def log_variance(theta: Theta, fitness: Float[Array, "3 n"], sigma: Float[Array, "n"], heads: int) -> Float[Array, "n"]:
-    """By which the squared standard deviation of each child changes, from its parent's fitness and own."""
+    """How the logarithm of each child's squared standard deviation changes, from its parent's fitness and own."""
     seen = jnp.concatenate([fitness, z_scores(sigma)[None], 2 * unit_range(sigma)[0][None] - 1])
     return dense(theta["change"], attend(theta["attention"], seen, seen, heads))[0]
 
@@ -102,7 +102,7 @@ def log_variance(theta: Theta, fitness: Float[Array, "3 n"], sigma: Float[Array,
 def selection_logits(
     theta: Theta, children: Float[Array, "3 n"], parents: Float[Array, "3 m"], heads: int
 ) -> Float[Array, "m n"]:
-    """Of each child to replace each parent, from their fitness."""
+    """Logits of each child to replace each parent, from their fitness."""
     queries = dense(theta["query"], attend(theta["attention"], parents, children, heads))
     return queries.T @ dense(theta["key"], children) / queries.shape[0] ** 0.5
 

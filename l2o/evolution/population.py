@@ -37,7 +37,7 @@ class EvolutionStrategyConfig(OptimizerConfig):
     sigma: float = Field(default=0.3, gt=0)
 
 
-class Run(NamedTuple):
+class StrategyState(NamedTuple):
     """State of a run.
 
     Attributes:
@@ -59,14 +59,14 @@ class Strategy(NamedTuple):
 
     Attributes:
       init: `(key, mean [d], sigma []) -> Inner`.
-      ask: `(key, Run) -> (x [N, d], Inner)`.
-      tell: `(key, Run, x [N, d], value [N]) -> Inner`; the run is as it was before this generation, and the value of a
-        failed member is +inf.
+      ask: `(key, StrategyState) -> (x [N, d], Inner)`.
+      tell: `(key, StrategyState, x [N, d], value [N]) -> Inner`; the state is as it was before this generation,
+        and the value of a failed member is +inf.
     """
 
     init: Callable[[PRNGKeyArray, Float[Array, "d"], Float[Array, ""]], Inner]
-    ask: Callable[[PRNGKeyArray, Run], tuple[Float[Array, "n d"], Inner]]
-    tell: Callable[[PRNGKeyArray, Run, Float[Array, "n d"], Float[Array, "n"]], Inner]
+    ask: Callable[[PRNGKeyArray, StrategyState], tuple[Float[Array, "n d"], Inner]]
+    tell: Callable[[PRNGKeyArray, StrategyState, Float[Array, "n d"], Float[Array, "n"]], Inner]
 
 
 def lift(strategy: Strategy, config: EvolutionStrategyConfig) -> Optimizer:
@@ -77,7 +77,7 @@ def lift(strategy: Strategy, config: EvolutionStrategyConfig) -> Optimizer:
         mean = _flat(start)
         sigma = jnp.asarray(problem.scale if problem.space.is_free else config.sigma, mean.dtype)
         best = jnp.full((), jnp.inf, mean.dtype)
-        return Run(strategy.init(key, mean, sigma), best, start, jnp.zeros((), jnp.int32))
+        return StrategyState(strategy.init(key, mean, sigma), best, start, jnp.zeros((), jnp.int32))
 
     def ask(key, state):
         x, inner = strategy.ask(key, state)
@@ -91,13 +91,13 @@ def lift(strategy: Strategy, config: EvolutionStrategyConfig) -> Optimizer:
         i = jnp.argmin(value)
         better = value[i] < state.best
         best_x = jax.tree.map(lambda a, b: jnp.where(better, a[i].astype(b.dtype), b), x, state.best_x)
-        return Run(inner, jnp.minimum(value[i], state.best), best_x, state.generation + 1)
+        return StrategyState(inner, jnp.minimum(value[i], state.best), best_x, state.generation + 1)
 
     return in_unit_cube(Optimizer(init, ask, tell))
 
 
 def _flat(x: X) -> Float[Array, "d"]:
-    """In single precision at least: the standard deviations of half precision have too few digits to be adapted."""
+    """The vector in single precision at least: half precision has too few digits for standard deviations to adapt."""
     flat, _ = ravel_pytree(x)
     return flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
 
@@ -162,7 +162,7 @@ def features(value: Float[Array, "n"], best: Float[Array, ""], scores: Literal["
     return jnp.stack([improved(value, best), centred_ranks(value), score])
 
 
-def best_point(run: Run, x: Float[Array, "n d"], value: Float[Array, "n"]) -> Float[Array, "d"]:
+def best_point(run: StrategyState, x: Float[Array, "n d"], value: Float[Array, "n"]) -> Float[Array, "d"]:
     """The best point of all, this generation included."""
     i = jnp.argmin(value)
     return jnp.where(value[i] < run.best, x[i], _flat(run.best_x))

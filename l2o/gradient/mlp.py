@@ -121,7 +121,7 @@ class Layout:
         return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
 
     def normalised(self, x: Float[Array, "*k n"]) -> Float[Array, "*k n"]:
-        """With root mean square 1 in each tensor, zero where the tensor is."""
+        """The vector with root mean square 1 in each tensor, zero where the tensor is."""
         return x / (self.spread(self.rms(x)) + TINY)
 
 

@@ -20,7 +20,7 @@ from l2o.errors import UserError
 from l2o.host.view import NamedView
 from l2o.loaded import Loaded
 from l2o.optformer.choice import choose
-from l2o.optformer.decoding import Study, begin, predict, value_probabilities
+from l2o.optformer.decoding import EncodedStudy, begin, predict, value_probabilities
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.prompt import Prompt, Range, prompt
 from l2o.record import Record
@@ -68,7 +68,7 @@ class _History(NamedTuple):
       seen: tokens of the study's own trials, of the same shape but for values.
       valid: which of these count.
       share: values of these in the unit interval, +inf of those in progress and failed.
-      scale: of the study's own values, as `_narrow` has them.
+      scale: of the study's own values, as `_in_units` has them.
       least: of these, minimised.
       unit: of these.
     """
@@ -122,10 +122,10 @@ class Policy:
         Raises:
           UserError: more parameters than the network reads, or an earlier study of another space.
         """
-        space, about = record.space, self._about(record)
+        space, about = record.space, self._metadata(record)
         key = jax.random.fold_in(jax.random.key(seed), len(record.trials))
         pending = [trial.parameters for trial in record.trials if trial.state == "pending"]
-        before = self._before(record, earlier)
+        before = self._earlier_rows(record, earlier)
         found: list[dict[str, Any]] = []
         for number in range(count):
             tokens: list[int] = []
@@ -156,10 +156,10 @@ class Policy:
         Raises:
           UserError: the study has no two different values yet, from which to tell its units.
         """
-        about = self._about(record)
+        about = self._metadata(record)
         pending = [t.parameters for t in record.trials if t.state == "pending"]
         taken = [record.space.to_tokens(parameters, self.config.bins) for parameters in pending]
-        history = self._history(record, self._before(record, earlier), taken)
+        history = self._history(record, self._earlier_rows(record, earlier), taken)
         if not float(history.scale.span) > 0:
             raise UserError("a prediction needs a study with two different values, from which to tell its units")
         points = np.array([record.space.to_tokens(a, self.config.bins) for a in assignments], np.int32)
@@ -177,13 +177,13 @@ class Policy:
                 predictions.append(Prediction(edges, shares, float(row[-1])))
         return predictions
 
-    def _about(self, record: Record) -> tuple[Prompt, Space]:
+    def _metadata(self, record: Record) -> tuple[Prompt, Space]:
         """The metadata, padded, and the space."""
         named = dataclasses.replace(record, algorithm=self.config.algorithm, trials=())
         short = prompt(named)
         return prompt(named, -(-short.token.size // STEP) * STEP), NamedView(record.space).space
 
-    def _before(self, record: Record, earlier: Sequence[Record]) -> list[list[int]]:
+    def _earlier_rows(self, record: Record, earlier: Sequence[Record]) -> list[list[int]]:
         """Tokens of the trials of earlier studies."""
         rows: list[list[int]] = []
         own = sum(trial.state != "pending" for trial in record.trials)
@@ -193,13 +193,13 @@ class Policy:
                 raise UserError(f"earlier study {i} has another search space: expected that of the study")
             other = dataclasses.replace(other, space=record.space)  # the same parameters may be in another order
             share = room // len(earlier) + (i < room % len(earlier))
-            points, values = self._done(other)
-            narrow, _, _ = _narrow(values)
+            points, values = self._finished(other)
+            narrow, _, _ = _in_units(values)
             tokens = np.asarray(_range(narrow).tokens(narrow, self.config.vocabulary))
-            rows += [[*points[j], int(tokens[j])] for j in _kept(values, share)]
+            rows += [[*points[j], int(tokens[j])] for j in trials_to_read(values, share)]
         return rows
 
-    def _done(self, record: Record) -> tuple[list[list[int]], np.ndarray]:
+    def _finished(self, record: Record) -> tuple[list[list[int]], np.ndarray]:
         """Tokens and minimised values of the trials that are not in progress; NaN for failed ones."""
         done = [trial for trial in record.trials if trial.state != "pending"]
         sign = -1.0 if record.goal == "maximize" else 1.0
@@ -209,11 +209,11 @@ class Policy:
 
     def _history(self, record: Record, before: list[list[int]], taken: list[list[int]]) -> _History:
         c, d = self.config, len(record.space)
-        points, values = self._done(record)
-        narrow, least, unit = _narrow(values)
+        points, values = self._finished(record)
+        narrow, least, unit = _in_units(values)
         scale = _range(narrow)
         tokens = np.asarray(scale.tokens(narrow, c.vocabulary))
-        kept = _kept(values, c.max_trials - len(before))
+        kept = trials_to_read(values, c.max_trials - len(before))
         own = [[*points[j], int(tokens[j])] for j in kept]
         rows = [*before, *own, *([*row, c.vocabulary.pending] for row in taken[-c.max_pending :])]
         grid = np.zeros((c.max_trials + c.max_pending, d + 1), np.int32)
@@ -226,7 +226,7 @@ class Policy:
         return _History(grid, len(rows), grid[:, :d], valid, share, scale, least, unit)
 
 
-def _narrow(values: np.ndarray) -> tuple[jax.Array, float, float]:
+def _in_units(values: np.ndarray) -> tuple[jax.Array, float, float]:
     """Values in single precision, less the least one and in units of their median's distance from it; and both.
 
     What is too far away for single precision becomes `GREATEST`.
@@ -246,7 +246,7 @@ def _narrow(values: np.ndarray) -> tuple[jax.Array, float, float]:
 _range = jax.jit(lambda less: Range.of(less, jnp.isfinite(less)))
 
 
-def _kept(values: np.ndarray, room: int) -> list[int]:
+def trials_to_read(values: np.ndarray, room: int) -> list[int]:
     """Which trials are read where there are more than `room`: the better half from all, and the latest."""
     if values.size <= room:
         return list(range(values.size))
@@ -265,7 +265,7 @@ def _programs(config: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
         assert space.ordered is not None
         token = jnp.where(prompt.token < 0, -1, prompt.token + config.bins)
         start = jnp.full((), config.vocabulary.word("start"), jnp.int32)
-        study = Study(
+        study = EncodedStudy(
             net.encode(theta, token, prompt.slot), space.sizes(config.bins), space.ordered, prompt.first, start
         )
         size = tokens.shape[1]

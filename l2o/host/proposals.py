@@ -196,7 +196,7 @@ class Units(NamedTuple):
 
     @classmethod
     def of(cls, values: np.ndarray) -> "Units | None":
-        """Those of the finite values, None where no two of them differ."""
+        """The units of the finite values, None where no two of them differ."""
         finite = values[np.isfinite(values)]
         low, high = (float(f(finite)) for f in (np.min, np.max)) if finite.size else (0.0, 0.0)
         if low == high:
@@ -205,7 +205,7 @@ class Units(NamedTuple):
         return cls(0.0 if max(-low, high) <= NEAR * unit else low, unit)
 
     def narrow(self, values: np.ndarray) -> np.ndarray:
-        """In single precision; NaN for what is not finite."""
+        """Values in single precision; NaN for what is not finite."""
         with np.errstate(over="ignore"):
             told = np.clip((values - self.zero) / self.unit, -LARGEST, LARGEST)
         return np.where(np.isfinite(values), told, np.nan).astype(np.float32)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from l2o.core import Evaluation, Optimizer, OptimizerConfig, Problem, Theta
 from l2o.errors import UserError
-from l2o.evolution.population import EvolutionStrategyConfig, Run
+from l2o.evolution.population import EvolutionStrategyConfig, StrategyState
 from l2o.space.domain import Space, X
 
 jitted = functools.partial(jax.jit, static_argnames=("self",))
@@ -51,7 +51,7 @@ class DistributionState(distribution.State):
     """State of a strategy that samples around a mean; `run` is ours without what stands beside it."""
 
     std: Float[Array, "..."]
-    run: Run
+    run: StrategyState
 
 
 @struct.dataclass
@@ -59,7 +59,7 @@ class PopulationState(population_.State):
     """State of a strategy that keeps a population; `run` is ours without what stands beside it."""
 
     std: Float[Array, "n"]
-    run: Run
+    run: StrategyState
 
 
 class _Learned:
@@ -76,14 +76,14 @@ class _Learned:
     def _optimizer(self, params: Params) -> Optimizer:
         return self.config.build().bind(params.params)
 
-    def _begin(self, key: Array, start: Float[Array, "d"], params: Params) -> Run:
+    def _begin(self, key: Array, start: Float[Array, "d"], params: Params) -> StrategyState:
         return self._optimizer(params).init(key, Problem(FREE, start, params.std_init))[1]
 
-    def _join(self, state: Any) -> tuple[Space, Run]:
+    def _join(self, state: Any) -> tuple[Space, StrategyState]:
         theirs = {ours: getattr(state, name) for name, ours in self.fields.items()}
         return FREE, state.run._replace(inner=state.run.inner._replace(**theirs))
 
-    def _split(self, run: Run) -> dict[str, Any]:
+    def _split(self, run: StrategyState) -> dict[str, Any]:
         theirs = {name: getattr(run.inner, ours) for name, ours in self.fields.items()}
         return theirs | {"run": run._replace(inner=run.inner._replace(**dict.fromkeys(self.fields.values())))}
 

@@ -149,7 +149,7 @@ class OptFormerSampler(BaseSampler):
         return chosen.sample_independent(study, trial, param_name, param_distribution)
 
     def _seed(self, trial: FrozenTrial, parameter: str = "") -> int:
-        """Below 2^31, for one trial and, if it is sampled alone, one parameter."""
+        """A seed below 2^31, for one trial and, if it is sampled alone, one parameter."""
         entropy = [self._entropy, trial.number, zlib.crc32(parameter.encode())]
         return int(np.random.SeedSequence(entropy).generate_state(1)[0]) >> 1
 

@@ -60,7 +60,7 @@ class OptunaState:
 
     @functools.cached_property
     def distributions(self) -> dict[str, Any]:
-        """Of the parameters, whose values are the coordinates: floats in a box, and of every kind in a mixed space."""
+        """The distributions of the coordinates, by name: of floats in a box, and of every kind in a mixed space."""
         return {f"x{i}": distribution for i, distribution in enumerate(_distributions(self.space))}
 
     def params(self, point: np.ndarray) -> dict[str, int | float]:
@@ -113,7 +113,7 @@ def from_optuna(make: Callable[[int], Any], name: str = "an Optuna sampler") -> 
 
 
 def _distributions(space: Space) -> list[Any]:
-    """Of each coordinate. A reversed logarithmic scale, which Optuna does not have, is a linear one."""
+    """The distribution of each coordinate; a reversed logarithmic scale, which Optuna has not, is a linear one."""
     kinds = need_optuna().distributions
     low, high = (flatten(bound).astype(float) for bound in (space.low, space.high))
     if space.levels is None or space.scale is None or space.ordered is None:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from l2o.core import Theta
 from l2o.optformer.acquisition import Acquisition, score
-from l2o.optformer.decoding import Context, Sampling, Study, predict, propose, read, value_probabilities
+from l2o.optformer.decoding import Context, EncodedStudy, Sampling, predict, propose, read, value_probabilities
 from l2o.optformer.model import Network
 from l2o.optformer.prompt import Range
 from l2o.space.domain import Space
@@ -25,7 +25,7 @@ PLANNED = 8  # candidates that are rolled forward
 ROLLS = 8  # times, each
 
 
-class Choice(NamedTuple):
+class ChoiceRule(NamedTuple):
     """How the next trial is chosen.
 
     Attributes:
@@ -49,8 +49,8 @@ class Choice(NamedTuple):
 
 
 def choose(
-    network: Network, theta: Theta, study: Study, context: Context, key: PRNGKeyArray, how: Choice, space: Space,
-    scale: Range, seen: Int[Array, "t d"], valid: Bool[Array, "t"], share: Float[Array, "t"],
+    network: Network, theta: Theta, study: EncodedStudy, context: Context, key: PRNGKeyArray, how: ChoiceRule,
+    space: Space, scale: Range, seen: Int[Array, "t d"], valid: Bool[Array, "t"], share: Float[Array, "t"],
 ) -> Int[Array, "d"]:  # fmt: skip
     """The tokens of the next trial.
 
@@ -138,7 +138,7 @@ def improvement(scale: Range, best: Float[Array, ""], share: Float[Array, "..."]
 
 
 def roll(
-    network: Network, theta: Theta, study: Study, context: Context, key: PRNGKeyArray, how: Choice,
+    network: Network, theta: Theta, study: EncodedStudy, context: Context, key: PRNGKeyArray, how: ChoiceRule,
     tokens: Int[Array, "d"],
 ) -> Float[Array, ""]:  # fmt: skip
     """The least value, in the unit interval, of a trial and of `how.lookahead` more, as the model imagines them.

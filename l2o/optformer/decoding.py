@@ -39,7 +39,7 @@ class Context(NamedTuple):
     logits: Float[Array, "outputs"]
 
 
-class Study(NamedTuple):
+class EncodedStudy(NamedTuple):
     """What decoding needs of a study.
 
     Attributes:
@@ -83,7 +83,7 @@ def draw(
 
 
 def begin(
-    network: Network, theta: Theta, study: Study, tokens: Int[Array, "n"], count: Int[Array, ""], spare: int = 0
+    network: Network, theta: Theta, study: EncodedStudy, tokens: Int[Array, "n"], count: Int[Array, ""], spare: int = 0
 ) -> Context:
     """Read the start token and the first `count` of n tokens of trials; the context has room for 1 + n + spare.
 
@@ -96,7 +96,7 @@ def begin(
     return Context(_with_room(keys, spare), 1 + count, logits[count])
 
 
-def read(network: Network, theta: Theta, study: Study, context: Context, tokens: Int[Array, "n"]) -> Context:
+def read(network: Network, theta: Theta, study: EncodedStudy, context: Context, tokens: Int[Array, "n"]) -> Context:
     """Read n tokens of whole trials behind those that were read; there must be room for them."""
     begun = context.filled - 1
     entries = _reading(study, tokens, begun, begun + jnp.arange(tokens.size))
@@ -105,7 +105,9 @@ def read(network: Network, theta: Theta, study: Study, context: Context, tokens:
     return Context(_insert(context.keys, made, context.filled, filled), filled, logits[-1])
 
 
-def _reading(study: Study, tokens: Int[Array, "n"], begun: Int[Array, ""] | int, position: Int[Array, "p"]) -> Tokens:
+def _reading(
+    study: EncodedStudy, tokens: Int[Array, "n"], begun: Int[Array, ""] | int, position: Int[Array, "p"]
+) -> Tokens:
     """What a decoder reads at positions, where these tokens begin at `begun`."""
 
     def at(position):
@@ -139,7 +141,7 @@ def _insert(keys: Keys, made: Keys, at: Int[Array, ""], filled: Int[Array, ""]) 
 
 
 def propose(
-    network: Network, theta: Theta, study: Study, context: Context, key: PRNGKeyArray, how: Sampling
+    network: Network, theta: Theta, study: EncodedStudy, context: Context, key: PRNGKeyArray, how: Sampling
 ) -> tuple[Int[Array, "d"], Float[Array, "d"], Float[Array, "outputs"]]:
     """The parameters of the next trial; vmap over keys for many candidates, which share what was read.
 
@@ -171,7 +173,7 @@ def propose(
 
 
 def predict(
-    network: Network, theta: Theta, study: Study, context: Context, tokens: Int[Array, "d"]
+    network: Network, theta: Theta, study: EncodedStudy, context: Context, tokens: Int[Array, "d"]
 ) -> Float[Array, "outputs"]:
     """Logits of the value of a trial with these parameters, if it came next; vmap over tokens for many trials."""
     d, begun = study.sizes.size, context.filled - 1
@@ -181,5 +183,5 @@ def predict(
 
 
 def value_probabilities(logits: Float[Array, "outputs"], bins: int, temperature: float) -> Float[Array, "outcomes"]:
-    """Of each bin, and of a failed evaluation."""
+    """Probabilities of each bin, and of a failed evaluation."""
     return jnp.exp(masked_log_softmax(logits / temperature, jnp.asarray(bins + 1))[: bins + 1])

@@ -16,8 +16,8 @@ from pydantic import Field, model_validator
 
 from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Problem, Theta, Trajectory
 from l2o.optformer.acquisition import Acquisition
-from l2o.optformer.choice import Choice, Source, choose
-from l2o.optformer.decoding import Context, Sampling, Study, begin, masked_log_softmax, read
+from l2o.optformer.choice import ChoiceRule, Source, choose
+from l2o.optformer.decoding import Context, EncodedStudy, Sampling, begin, masked_log_softmax, read
 from l2o.optformer.model import Network, Sizes, network
 from l2o.optformer.prompt import Prompt, Range, reading, stripped
 from l2o.optformer.vocabulary import Vocabulary
@@ -45,7 +45,7 @@ class OptFormerState(NamedTuple):
     """
 
     space: Space
-    study: Study
+    study: EncodedStudy
     fixed: Range | None
     points: Int[Array, "t d"]
     values: Float[Array, "t"]
@@ -125,9 +125,9 @@ class OptFormerConfig(OptimizerConfig):
         return Sampling(self.temperature, self.top_k, self.nucleus)
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> ChoiceRule:
         """How the next trial is chosen."""
-        return Choice(
+        return ChoiceRule(
             self.acquisition, self.candidates, self.source, self.sampling, self.value_temperature, self.bins,
             self.lookahead,
         )  # fmt: skip
@@ -216,7 +216,7 @@ def _optimizer(config: OptFormerConfig, net: Network, theta: Theta) -> Optimizer
         assert space.ordered is not None
         prompt = _prompt(config, problem, space)
         d, zero = space.low.size, jnp.zeros((), jnp.int32)
-        study = Study(
+        study = EncodedStudy(
             net.encode(theta, prompt.token, prompt.slot), space.sizes(config.bins), space.ordered, prompt.first,
             jnp.full((), v.word("start"), jnp.int32),
         )  # fmt: skip

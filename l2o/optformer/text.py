@@ -61,13 +61,13 @@ class Scale(NamedTuple):
         return cls(high, low, bins) if flip else cls(low, high, bins)
 
     def bin(self, value: float | int) -> int:
-        """Of a value; those outside of the range are in the first or the last."""
+        """The bin of a value; those outside of the range are in the first or the last."""
         width = self.high - self.low
         unit = (value - self.low) / width if width else 0.5
         return min(math.floor(min(max(unit, 0.0), 1.0) * self.bins), self.bins - 1)
 
     def value(self, bin: int) -> float:
-        """In the middle of a bin."""
+        """The value in the middle of a bin."""
         return self.low + (bin + 0.5) / self.bins * (self.high - self.low)
 
 

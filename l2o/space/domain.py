@@ -160,7 +160,7 @@ class Space(NamedTuple):
         return self.from_unit(jax.tree.unflatten(tree, u))
 
     def _ends(self) -> tuple[Float[Array, "d"], Float[Array, "d"]]:
-        """Of the shares of all values: half a step beyond the bounds where there are steps."""
+        """The ends of the shares of all values: half a step beyond the bounds where there are steps."""
         half = jnp.where(self.levels > 0, 0.5, 0.0)  # pyright: ignore[reportOptionalOperand]
         return self.low - half, self.high + half
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from l2o.errors import UserError
 from l2o.registry import register
 from l2o.unroll import Remat
-from meta.estimator.base import Estimator, EstimatorConfig, Runs, nanmean, replace, successor
+from meta.estimator.base import Estimator, EstimatorConfig, Windows, nanmean, replace, successor
 
 
 @register
@@ -35,7 +35,7 @@ class BackpropConfig(EstimatorConfig):
 
     def build(self, learned, objective, horizon, tasks, axis=None):
         del axis
-        runs_of = Runs(learned, objective, min(self.unroll_length, horizon), self.remat)
+        runs_of = Windows(learned, objective, min(self.unroll_length, horizon), self.remat)
 
         def init(key, theta, family):
             runs = jax.vmap(lambda k: runs_of.start(theta, k, family))(jax.random.split(key, tasks))

@@ -55,7 +55,7 @@ class EstimatorConfig(Config):
         raise TypeError(f"{type(self).__name__} does not define build()")
 
 
-class Run(NamedTuple):
+class InnerRun(NamedTuple):
     """One inner run in progress.
 
     Attributes:
@@ -74,7 +74,7 @@ class Run(NamedTuple):
     step: Int[Array, ""]
 
 
-class Runs(NamedTuple):
+class Windows(NamedTuple):
     """How to start and advance runs by windows; everything is pure and per run, so batches are a vmap.
 
     Attributes:
@@ -89,17 +89,19 @@ class Runs(NamedTuple):
     length: int
     remat: Remat = "none"
 
-    def start(self, theta: Theta, key: PRNGKeyArray, family: TaskFamily) -> Run:
+    def start(self, theta: Theta, key: PRNGKeyArray, family: TaskFamily) -> InnerRun:
         """A new run on a newly drawn task, before its first query."""
         sample_key, init_key, run_key = jax.random.split(key, 3)
         params = family.sample(sample_key)
         task = family.task(params)
         state = self.learned.bind(theta).init(init_key, task.problem)
-        return Run(jax.random.key_data(run_key), params, state, self.objective.init(task), jnp.zeros((), jnp.int32))
+        return InnerRun(
+            jax.random.key_data(run_key), params, state, self.objective.init(task), jnp.zeros((), jnp.int32)
+        )
 
     def advance(
-        self, theta: Theta, run: Run, family: TaskFamily, stop_gradient: bool = True
-    ) -> tuple[Run, Float[Array, ""], Float[Array, ""]]:
+        self, theta: Theta, run: InnerRun, family: TaskFamily, stop_gradient: bool = True
+    ) -> tuple[InnerRun, Float[Array, ""], Float[Array, ""]]:
         """Advance a run by a window.
 
         The last query is judged but not told: telling it is the first thing the next window does, so that every update
@@ -126,7 +128,7 @@ class Runs(NamedTuple):
         new = run._replace(state=state, carry=carry, step=t)
         return new, total / self.length, total / jnp.maximum(jnp.sum(inside), 1)
 
-    def finished(self, run: Run, family: TaskFamily) -> Bool[Array, ""]:
+    def finished(self, run: InnerRun, family: TaskFamily) -> Bool[Array, ""]:
         """Whether a run has reached its horizon or left the finite numbers."""
         healthy = [jnp.all(jnp.isfinite(leaf)) for leaf in _floats(run.state)]
         return (run.step >= family.task(run.params).problem.horizon) | ~functools.reduce(jnp.logical_and, healthy, True)
@@ -136,7 +138,7 @@ class Runs(NamedTuple):
         windows = -(-family.task(params).problem.horizon // self.length)
         return (jnp.floor(fraction * windows) * self.length).astype(jnp.int32)
 
-    def staggered(self, runs: Run, family: TaskFamily) -> Run:
+    def staggered(self, runs: InnerRun, family: TaskFamily) -> InnerRun:
         """A batch of new runs at different phases, so that together they cover the whole horizon."""
         fractions = jnp.arange(len(runs.step)) / len(runs.step)
         return runs._replace(step=jax.vmap(lambda p, f: self.phase(p, family, f))(runs.params, fractions))

@@ -10,7 +10,7 @@ from l2o.baselines.optax import AdamConfig
 from l2o.core import BaselineConfig, HostOptimizer, Optimizer
 from l2o.registry import by_kind, register
 from l2o.unroll import query
-from meta.estimator.base import Estimator, EstimatorConfig, Run, Runs, nanmean, replace, successor
+from meta.estimator.base import Estimator, EstimatorConfig, InnerRun, Windows, nanmean, replace, successor
 
 TINY = 1e-12
 
@@ -46,14 +46,14 @@ class ImitateConfig(EstimatorConfig):
         del axis
         teacher = self.teacher.build()
         assert isinstance(teacher, Optimizer)
-        runs_of = Runs(learned, objective, min(self.unroll_length, horizon))
+        runs_of = Windows(learned, objective, min(self.unroll_length, horizon))
 
         def start(theta, key, family):
             sample_key, teacher_key, student_key, run_key = jax.random.split(key, 4)
             params = family.sample(sample_key)
             problem = family.task(params).problem
             state = teacher.init(teacher_key, problem), learned.bind(theta).init(student_key, problem)
-            return Run(jax.random.key_data(run_key), params, state, (), jnp.zeros((), jnp.int32))
+            return InnerRun(jax.random.key_data(run_key), params, state, (), jnp.zeros((), jnp.int32))
 
         def advance(theta, run, family):
             task, student = family.task(run.params), learned.bind(theta)

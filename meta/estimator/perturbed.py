@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt32
 from pydantic import Field
 
-from meta.estimator.base import Estimator, EstimatorConfig, Run, Runs, nanmean, replace, successor
+from meta.estimator.base import Estimator, EstimatorConfig, InnerRun, Windows, nanmean, replace, successor
 
 Noise = Literal["window", "run"]
 Normalisation = Literal["none", "std", "rank"]
 SHARED: Any = None
-MEMBERS = Run(key=SHARED, params=SHARED, state=0, carry=0, step=SHARED)  # the axes that a run's two members have
+MEMBERS = InnerRun(key=SHARED, params=SHARED, state=0, carry=0, step=SHARED)  # the axes that a run's two members have
 
 
 class Pair(NamedTuple):
@@ -32,7 +32,7 @@ class Pair(NamedTuple):
         needed.
     """
 
-    run: Run
+    run: InnerRun
     key: UInt32[Array, "2"]
     noise: Any
 
@@ -69,7 +69,7 @@ class PerturbedConfig(EstimatorConfig):
           persistent: both runs of a pair go on from their own states; otherwise both start each window from the state
             that the first of them has reached.
         """
-        runs_of = Runs(learned, objective, min(self.unroll_length or horizon, horizon))
+        runs_of = Windows(learned, objective, min(self.unroll_length or horizon, horizon))
         accumulates = persistent and noise == "window"
 
         def start(theta, key, noise_key, family) -> Pair:

@@ -13,7 +13,7 @@ from pydantic import Field
 from l2o.core import Theta
 from l2o.errors import UserError
 from l2o.registry import nearest, register
-from meta.estimator.base import Runs, nanmean
+from meta.estimator.base import Windows, nanmean
 from meta.learner.base import Learner, LearnerConfig, share, specs
 from meta.parallel import AXIS, DIVIDED, WHOLE, mesh
 
@@ -88,7 +88,7 @@ class EvolutionConfig(LearnerConfig):
 
     def build(self, learned, objective, estimator, horizon, tasks, steps, devices=1, parts=1):
         del estimator, steps
-        runs_of, each = Runs(learned, objective, horizon), share(tasks, parts)
+        runs_of, each = Windows(learned, objective, horizon), share(tasks, parts)
         algorithm, params = self.algorithm_for(learned.init(jax.random.key(0)))
         if self.decay and not hasattr(algorithm, "get_mean"):
             raise UserError(f"meta.optimizer.decay: {self.algorithm} has no mean, expected it to be left out")

@@ -13,7 +13,7 @@ from meta.parallel import AXIS, DIVIDED, divide, mesh
 
 
 @register
-class AdamConfig(LearnerConfig):
+class AdamLearnerConfig(LearnerConfig):
     """Adam on the estimated meta-gradient.
 
     Attributes:

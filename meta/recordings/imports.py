@@ -220,7 +220,7 @@ def _as_sampler(study: Any) -> Imported | None:
 
 
 @register
-class HPOBConfig(ImportConfig):
+class HPOBImportConfig(ImportConfig):
     """Evaluations of HPO-B, see `tasks.hpo.hpob`.
 
     The rows of a table are put in a random order, and every so many of them are a study.

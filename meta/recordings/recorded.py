@@ -98,21 +98,21 @@ class TrajectoriesConfig(FamilyConfig):
         def pool(index, times):
             index = np.repeat(index, times[index])
             index = index[np.argsort(total[index], kind="stable")]
-            return Pool(jnp.asarray(index, jnp.int32), jnp.asarray(total[index], jnp.int32))
+            return StudyPool(jnp.asarray(index, jnp.int32), jnp.asarray(total[index], jnp.int32))
 
         def pools(index, hidden):
             return pool(index, times * hidden), pool(index, times * (PARTS - hidden))
 
         lengths = (2 + SEGMENT * studies.x.shape[2], int(np.max(names + SEGMENT * np.asarray(studies.dimension))) + 1)
         train, test = pools(order[kept:], hidden), pools(order[:kept], np.where(named, 0, PARTS))
-        return Recorded(self, studies, train, test, lengths, *(_share(some) for some in (train, test)))
+        return Recorded(self, studies, train, test, lengths, *(_named_share(some) for some in (train, test)))
 
     def provenance(self):
         """The manifest of each path, which says what tasks and teachers the studies are of, without the shards."""
         return {path: read_manifest(Path(path)).model_dump(mode="json", exclude={"shards"}) for path in self.paths}
 
 
-class Pool(NamedTuple):
+class StudyPool(NamedTuple):
     """Studies to draw from, sorted by their number of tokens.
 
     Attributes:
@@ -124,8 +124,8 @@ class Pool(NamedTuple):
     total: Int[Array, "n"]
 
 
-def _share(pools: tuple[Pool, Pool]) -> float:
-    """Of the second pool."""
+def _named_share(pools: tuple[StudyPool, StudyPool]) -> float:
+    """The share of the second pool, of studies with names, in both."""
     plain, named = (pool.row.size for pool in pools)
     return named / (plain + named)
 
@@ -133,7 +133,7 @@ def _share(pools: tuple[Pool, Pool]) -> float:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Recorded(TaskFamily):
-    """See `TrajectoriesConfig`. Studies are told without names or with names, which takes far longer metadata.
+    """The family of `TrajectoriesConfig`; studies are told without names or, with far longer metadata, with names.
 
     Attributes:
       train, test: what to draw from, without names and with names.

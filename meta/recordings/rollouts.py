@@ -130,7 +130,7 @@ def by_dimension(config: FamilyConfig) -> dict[int, list[TaskFamily]]:
 
 
 def study_keys(seed: UInt32[Array, ""]) -> Key[Array, "3"]:
-    """Of the task, of the start of its optimizer, and of the run."""
+    """Keys of the task, of the start of its optimizer, and of the run."""
     return jax.random.split(jax.random.key(seed), 3)
 
 
@@ -192,7 +192,7 @@ class Recorder:
             self.programs.append(rollout(optimizer, config.trials))
 
     def seeds(self, part: Part) -> list[np.ndarray]:
-        """Of all studies of a shard, by family."""
+        """Seeds of all studies of a shard, by family."""
         sequence = np.random.SeedSequence(self.seed, spawn_key=(part.number,))
         return np.split(sequence.generate_state(sum(part.counts)), np.cumsum(part.counts)[:-1])
 

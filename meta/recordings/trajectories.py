@@ -195,7 +195,7 @@ def _name(number: int) -> str:
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Of a finished or unfinished set.
+    """The manifest of a finished or unfinished set.
 
     Raises:
       UserError: there is none, or it is of another format version.

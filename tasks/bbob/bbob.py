@@ -78,7 +78,7 @@ class BBOBConfig(FamilyConfig):
         return parts[0] if len(parts) == 1 else Mixture(parts)
 
     def indexed(self) -> dict[int, tuple["BBOB", ...]]:
-        """By dimension, a family for each function, which differ in data alone.
+        """Families by dimension, one for each function, which differ in data alone.
 
         One compiled program that takes the family as an argument serves all of them. Never vmap over the families: that
         evaluates all functions for each.
@@ -155,7 +155,7 @@ def draw(key: PRNGKeyArray, dimension: int, peaks: Int[Array, ""] | int = 0, row
     Args:
       key: decides all.
       dimension: at least 2.
-      peaks: 0, 21 or 101, see `Function.peaks`; data.
+      peaks: 0, 21 or 101, see `BBOBFunction.peaks`; data.
       rows: of the arrays of peaks, if more than are read; static.
     """
     d, n = dimension, int(peaks) if rows is None else rows

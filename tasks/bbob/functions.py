@@ -25,7 +25,7 @@ class Instance(NamedTuple):
     """What distinguishes one instance of a function from another. The same shapes for every function, so they stack.
 
     Attributes:
-      offset: in [-4, 4]; the minimum, or what decides it: see `Function.optimum`.
+      offset: in [-4, 4]; the minimum, or what decides it: see `BBOBFunction.optimum`.
       R, Q: rotations, orthogonal.
       f_opt: the minimum's value.
       peaks: for the Gallagher functions, their n peaks p_i as R (p_i - p_1), of peaks p_i in [-5, 5]^d.
@@ -40,7 +40,7 @@ class Instance(NamedTuple):
     conditions: Float[Array, "n d"]
 
 
-class Function(NamedTuple):
+class BBOBFunction(NamedTuple):
     """A function and what is known of it.
 
     Attributes:
@@ -54,7 +54,7 @@ class Function(NamedTuple):
     peaks: int = 0
 
 
-FUNCTIONS: dict[str, Function] = {}
+FUNCTIONS: dict[str, BBOBFunction] = {}
 
 
 def _bbob(
@@ -77,19 +77,19 @@ def _bbob(
                 found = found + penalty(x.size) * _outside(x)
             return instance.f_opt + found
 
-        FUNCTIONS[regret.__name__] = Function(value, optimum, peaks)
+        FUNCTIONS[regret.__name__] = BBOBFunction(value, optimum, peaks)
         return regret
 
     return add
 
 
 def _outside(x: Point) -> Value:
-    """f_pen."""
+    """The penalty f_pen outside of the domain."""
     return jnp.sum(jnp.maximum(jnp.abs(x) - 5, 0) ** 2)
 
 
 def _powers(base: float, y: Point) -> Point:
-    """From 1 to the base; Lambda^alpha has the diagonal `_powers(sqrt(alpha), y)`."""
+    """Powers of the base from 0 to 1; Lambda^alpha has the diagonal `_powers(sqrt(alpha), y)`."""
     return jnp.asarray(base ** np.linspace(0, 1, y.size), y.dtype)
 
 
@@ -199,7 +199,7 @@ def rosenbrock(y: Point, instance: Instance) -> Value:
 
 
 def _half(instance: Instance) -> Point:
-    """Where `stretch R x + 1/2` is 1."""
+    """The point where `stretch R x + 1/2` is 1."""
     half = jnp.full_like(instance.offset, 0.5 / _stretch(instance.offset))
     return _turn(instance.R.T, half)
 

@@ -84,7 +84,7 @@ class BBOBMixedConfig(FamilyConfig):
         return parts[0] if len(parts) == 1 else Mixture(parts)
 
     def indexed(self) -> dict[int, tuple["BBOBMixed", ...]]:
-        """As `BBOBConfig.indexed`: by dimension, a family for each function, all of which are one program."""
+        """Families by dimension as in `BBOBConfig.indexed`, one for each function, all of which are one program."""
         every = range(len(self.functions))
         return {d: tuple(BBOBMixed(self, self.functions, d, np.int32(i)) for i in every) for d in self.dimensions}
 

@@ -111,7 +111,7 @@ class HPOConfig(FamilyConfig):
         return parts[0] if len(parts) == 1 else Mixture(parts)
 
     def indexed(self, split: Split = "train") -> dict[int, tuple["HPO", ...]]:
-        """By number of parameters, a family for each single task, all of which are one program."""
+        """Families by number of parameters, one for each single task, all of which are one program."""
 
         def single(table: Table, tables: "list[Table]") -> HPO:
             alike = [other for other in tables if NAMES[int(other.number)].model == NAMES[int(table.number)].model]

@@ -25,7 +25,7 @@ from tasks.family import FamilyConfig, Split, TaskFamily
 from tasks.mixture import Mixture
 
 
-class Table(NamedTuple):
+class HPOBTable(NamedTuple):
     """What a file says of one dataset.
 
     Attributes:
@@ -40,7 +40,7 @@ class Table(NamedTuple):
     y: Float64[np.ndarray, "n"]
 
 
-def read(path: Path, spaces: tuple[str, ...] = ()) -> Iterator[Table]:
+def read(path: Path, spaces: tuple[str, ...] = ()) -> Iterator[HPOBTable]:
     """The tables of a file, in its order.
 
     Args:
@@ -72,7 +72,7 @@ def read(path: Path, spaces: tuple[str, ...] = ()) -> Iterator[Table]:
                 )
             if not np.all((x >= 0) & (x <= 1)):
                 raise UserError(f"{where}.X: found numbers that are not between 0 and 1")
-            yield Table(name, dataset, x, y)
+            yield HPOBTable(name, dataset, x, y)
 
 
 def unit_cube(dimension: int) -> SearchSpace:
@@ -107,7 +107,7 @@ class HPOBConfig(FamilyConfig):
         return parts[0] if len(parts) == 1 else Mixture(parts)
 
     def indexed(self, split: Split = "train") -> dict[int, tuple["HPOB", ...]]:
-        """By number of parameters, a family for each single task, all of which are one program."""
+        """Families by number of parameters, one for each single task, all of which are one program."""
         return {d: part.single() for d, part in self._parts(split).items()}
 
     def _parts(self, split: Split) -> "dict[int, HPOB]":
@@ -180,7 +180,7 @@ class HPOB(TaskFamily):
         return Task(Problem(space, jnp.full(d, 0.5), 0.2), evaluate, info={"f_opt": jnp.nanmin(values)})
 
 
-def _padded(tables: list[Table]) -> tuple[np.ndarray, np.ndarray]:
+def _padded(tables: list[HPOBTable]) -> tuple[np.ndarray, np.ndarray]:
     """`x` and `y` of tables of one width."""
     rows = max(len(table.y) for table in tables)
     x = np.full((len(tables), rows, tables[0].x.shape[1]), np.inf, np.float32)

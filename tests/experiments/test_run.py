@@ -19,7 +19,7 @@ from experiments.run import claim, fresh_directory, train
 from experiments.study.base import Experiment
 from l2o.errors import UserError
 from l2o.files import write_whole
-from meta.trainer import Result
+from meta.trainer import TrainingResult
 from tasks.quadratic import QuadraticConfig
 
 
@@ -231,5 +231,5 @@ def test_a_report_of_a_training_whose_validation_diverged(tmp_path, trained):
     lost = [{**row, "meta_loss": None, "validation": None, "validation_final": None} for row in rows]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lost))
     experiment = Experiment.load(trained / "config.toml")
-    training(tmp_path, experiment, Result({}, 6, math.inf, 0, 0, 1.0, True))
+    training(tmp_path, experiment, TrainingResult({}, 6, math.inf, 0, 0, 1.0, True))
     assert "diverged" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from l2o.optformer.acquisition import (
     thompson_sampling,
     upper_confidence_bound,
 )
-from l2o.optformer.choice import Choice, choose, improvements, roll
+from l2o.optformer.choice import ChoiceRule, choose, improvements, roll
 from l2o.optformer.decoding import Context, Sampling, Study, predict, value_probabilities
 from l2o.optformer.model import LOWEST, METRIC, Keys, Network
 from l2o.optformer.prompt import Range
@@ -122,7 +122,7 @@ def chosen(how, seen=(), policy=None, best=0.9):
 @pytest.mark.parametrize("source", ["prior", "random", "both", "near"])
 @pytest.mark.parametrize("name", ACQUISITIONS)
 def test_the_best_candidate_is_chosen_and_not_twice(name, source):
-    how = Choice(name, 64, source, Sampling(), 1.0, BINS)
+    how = ChoiceRule(name, 64, source, Sampling(), 1.0, BINS)
     assert chosen(how, best=0.2) == 3
     if name == "expected_improvement":
         assert chosen(how, seen=(3, 4)) == 1
@@ -131,14 +131,14 @@ def test_the_best_candidate_is_chosen_and_not_twice(name, source):
 
 def test_without_acquisition_the_policy_is_followed():
     policy = jnp.where(jnp.arange(8) == 6, 50.0, 0.0)
-    assert chosen(Choice("none", 64, "prior", Sampling(), 1.0, BINS), policy=policy) == 6
+    assert chosen(ChoiceRule("none", 64, "prior", Sampling(), 1.0, BINS), policy=policy) == 6
 
 
 @pytest.mark.parametrize("token, least", [(3, 1), (0, 2)])
 def test_a_roll_finds_the_least_value_of_what_the_policy_goes_on_with(token, least):
     """The policy always goes on with token 4, whose value is in bin 2."""
     policy = jnp.where(jnp.arange(8) == 4, 50.0, 0.0)
-    how = Choice("expected_improvement", 8, "prior", Sampling(), 1.0, BINS, lookahead=2)
+    how = ChoiceRule("expected_improvement", 8, "prior", Sampling(), 1.0, BINS, lookahead=2)
     found = roll(by_hand(policy), {}, STUDY, context(policy), jax.random.key(0), how, jnp.array([token]))
     np.testing.assert_allclose(found, (least + 0.5) / BINS)
 
@@ -146,7 +146,9 @@ def test_a_roll_finds_the_least_value_of_what_the_policy_goes_on_with(token, lea
 def test_with_lookahead_the_best_candidate_is_still_chosen():
     """Where nothing can be learned on the way, planning changes nothing."""
     policy = jnp.where(jnp.arange(8) == 7, 2.0, 0.0)
-    assert chosen(Choice("expected_improvement", 64, "prior", Sampling(), 1.0, BINS, lookahead=1), policy=policy) == 3
+    assert (
+        chosen(ChoiceRule("expected_improvement", 64, "prior", Sampling(), 1.0, BINS, lookahead=1), policy=policy) == 3
+    )
 
 
 def test_predicted_values_are_a_distribution():

@@ -9,7 +9,7 @@ import pytest
 
 import l2o
 from l2o import Evaluation, Problem, SearchSpace, UserError
-from l2o.host.policy import Policy, Prediction, _kept
+from l2o.host.policy import Policy, Prediction, trials_to_read
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.prompt import Range, prompt
 from l2o.record import Record, RecordedTrial
@@ -86,7 +86,8 @@ def test_any_number_of_trials_and_failed_ones(ranking):
 
 def test_the_best_and_the_latest_trials_are_kept():
     values = np.array([5.0, 0.0, 4.0, np.nan, 3.0, 6.0, 7.0, 8.0])
-    assert _kept(values, 8) == list(range(8)) and _kept(values, 4) == [1, 4, 6, 7] and _kept(values, 0) == []
+    assert trials_to_read(values, 8) == list(range(8)) and trials_to_read(values, 0) == []
+    assert trials_to_read(values, 4) == [1, 4, 6, 7]
 
 
 def test_what_is_pending_matters(prior):

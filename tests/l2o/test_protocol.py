@@ -10,7 +10,7 @@ import pytest
 
 import l2o
 from l2o import HostOptimizer, Problem, Space, Task, UserError, unroll
-from l2o.baselines.gp import GPConfig
+from l2o.baselines.gp import GPSearchConfig
 from l2o.baselines.optax import TunedConfig
 from l2o.core import population_size
 
@@ -22,7 +22,7 @@ def baseline(kind):
     """Small, and such that three rounds reach all of its parts."""
     config = l2o.kinds(l2o.BaselineConfig)[kind]
     settings = {"learning_rate": 0.01} if issubclass(config, TunedConfig) else {}
-    if issubclass(config, GPConfig):
+    if issubclass(config, GPSearchConfig):
         settings = {"initial": 1, "max_trials": 2, "candidates": 8, "fit_steps": 2, "ascent_steps": 2}
     return config(**settings).build()
 

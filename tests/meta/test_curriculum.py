@@ -14,7 +14,7 @@ from l2o.lift.optax import from_optax
 from meta.checkpoints import read_metrics
 from meta.curriculum import CurriculumConfig, FixedConfig, LogUniformConfig, parse_horizon
 from meta.estimator.backprop import BackpropConfig
-from meta.estimator.base import Runs
+from meta.estimator.base import Windows
 from meta.objective import BestConfig, FinalConfig, SumConfig, WeightedSumConfig
 from meta.trainer import MetaConfig, train
 from tasks.quadratic import QuadraticConfig
@@ -136,7 +136,7 @@ BY_HAND = {
 @pytest.mark.parametrize("kind", BY_HAND)
 def test_what_lies_beyond_the_horizon_is_not_counted(kind, length):
     config, by_hand = BY_HAND[kind]
-    family, runs_of = FixedConfig(length=WHOLE).family(QUADRATIC), Runs(SGD, config.build(), length)
+    family, runs_of = FixedConfig(length=WHOLE).family(QUADRATIC), Windows(SGD, config.build(), length)
     theta = SGD.init(jax.random.key(0))
     run = jax.jit(lambda key: runs_of.start(theta, key, family))(jax.random.key(4))
     (w, y, x), _ = jax.tree.map(lambda a: np.asarray(a, np.float64), run.params)
@@ -157,7 +157,7 @@ def test_what_lies_beyond_the_horizon_is_not_counted(kind, length):
 
 
 def test_a_run_in_progress_keeps_its_horizon_when_the_stage_changes():
-    schedule, runs_of = CurriculumConfig(lengths=(3, 9)), Runs(SGD, SumConfig().build(), 2)
+    schedule, runs_of = CurriculumConfig(lengths=(3, 9)), Windows(SGD, SumConfig().build(), 2)
     theta, (short, long) = jnp.array(0.05), (schedule.family(QUADRATIC, stage) for stage in range(2))
     run = runs_of.start(theta, jax.random.key(5), short)
     for _ in range(2):

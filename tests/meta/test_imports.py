@@ -10,7 +10,7 @@ from l2o.errors import UserError
 from l2o.host.view import NamedView
 from l2o.record import ALGORITHMS
 from l2o.space.searchspace import SearchSpace
-from meta.recordings.imports import HPOBConfig, OptunaStudiesConfig
+from meta.recordings.imports import HPOBImportConfig, OptunaStudiesConfig
 from meta.recordings.trajectories import load
 
 NOWHERE = lambda row: None  # noqa: E731
@@ -184,7 +184,7 @@ def hpob(tmp_path):
 
 
 def test_every_row_of_hpob_is_in_one_study(hpob, tmp_path):
-    studies, origins, manifest = recorded(HPOBConfig(path=hpob(), trials=10), tmp_path / "out")
+    studies, origins, manifest = recorded(HPOBImportConfig(path=hpob(), trials=10), tmp_path / "out")
     assert origins == ("4796/3549", "4796/3918") and studies.length.tolist() == [10, 10, 5, 1]
     assert studies.dimension.tolist() == [3, 3, 3, 1] and manifest.trials == 10
     rows = np.concatenate([studies.x[i, :n] for i, n in enumerate(studies.length[:3])])
@@ -193,10 +193,10 @@ def test_every_row_of_hpob_is_in_one_study(hpob, tmp_path):
     assert finite.sum() == 24 and len(np.unique(rows, axis=0)) == 25
     np.testing.assert_allclose(values[finite], -rows[finite].sum(1), rtol=1e-6)
     assert studies.about(0)["goal"] == "maximize" and studies.y[3, 0] == pytest.approx(-0.9)
-    few = recorded(HPOBConfig(path=hpob(), trials=10, most=1, spaces=("4796",)), tmp_path / "few")
+    few = recorded(HPOBImportConfig(path=hpob(), trials=10, most=1, spaces=("4796",)), tmp_path / "few")
     assert few.studies.length.tolist() == [10, 1]
-    again = recorded(HPOBConfig(path=hpob(), trials=10), tmp_path / "again").studies
-    other = recorded(HPOBConfig(path=hpob(), trials=10), tmp_path / "other", seed=1).studies
+    again = recorded(HPOBImportConfig(path=hpob(), trials=10), tmp_path / "again").studies
+    other = recorded(HPOBImportConfig(path=hpob(), trials=10), tmp_path / "other", seed=1).studies
     np.testing.assert_array_equal(again.x, studies.x)
     assert not np.array_equal(other.x, studies.x)
 
@@ -214,17 +214,17 @@ def test_every_row_of_hpob_is_in_one_study(hpob, tmp_path):
 )
 def test_a_file_that_is_not_of_hpob_is_refused(hpob, tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
-        recorded(HPOBConfig(path=hpob(**changes)), tmp_path / "out")
+        recorded(HPOBImportConfig(path=hpob(**changes)), tmp_path / "out")
 
 
 def test_a_missing_file_or_space_of_hpob_is_refused(hpob, tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
-        recorded(HPOBConfig(path=str(tmp_path / "none.json")), tmp_path / "out")
+        recorded(HPOBImportConfig(path=str(tmp_path / "none.json")), tmp_path / "out")
     with pytest.raises(UserError, match="no search space '1'"):
-        recorded(HPOBConfig(path=hpob(), spaces=("1",)), tmp_path / "out")
+        recorded(HPOBImportConfig(path=hpob(), spaces=("1",)), tmp_path / "out")
     hpob()
     (tmp_path / "hpob.json").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "hpob.json").read_bytes())
-    assert len(recorded(HPOBConfig(path=str(tmp_path / "hpob.json")), tmp_path / "mark").studies.length) == 2
+    assert len(recorded(HPOBImportConfig(path=str(tmp_path / "hpob.json")), tmp_path / "mark").studies.length) == 2
     (tmp_path / "hpob.json").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
-        recorded(HPOBConfig(path=str(tmp_path / "hpob.json")), tmp_path / "out")
+        recorded(HPOBImportConfig(path=str(tmp_path / "hpob.json")), tmp_path / "out")

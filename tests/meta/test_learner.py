@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from meta.estimator.base import Estimator
-from meta.learner.gradient import AdamConfig
+from meta.learner.gradient import AdamLearnerConfig
 from tasks.quadratic import QuadraticConfig
 
 FAMILY = QuadraticConfig(dimension=2).build()
@@ -47,7 +47,7 @@ def rates(config, steps, count):
 
 
 def test_theta_and_average_start_equal_and_counters_at_zero():
-    state = run(AdamConfig(), [])[0][0]
+    state = run(AdamLearnerConfig(), [])[0][0]
     jax.tree.map(np.testing.assert_array_equal, state.theta, THETA)
     jax.tree.map(np.testing.assert_array_equal, state.average, THETA)
     assert (int(state.step), int(state.skipped), int(state.failing)) == (0, 0, 0)
@@ -55,7 +55,7 @@ def test_theta_and_average_start_equal_and_counters_at_zero():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
-    states, metrics = run(AdamConfig(), [0.1, bad, bad, 0.2, bad], 10)
+    states, metrics = run(AdamLearnerConfig(), [0.1, bad, bad, 0.2, bad], 10)
     assert [int(state.step) for state in states] == [0, 1, 2, 3, 4, 5]
     assert [int(state.skipped) for state in states] == [0, 0, 1, 2, 2, 3]
     assert [int(state.failing) for state in states] == [0, 0, 1, 2, 0, 1]
@@ -71,7 +71,7 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted(bad):
 
 @pytest.mark.parametrize(("gradient", "loss"), [(np.nan, 0.1), (np.inf, 0.1), (0.1, np.nan), (0.1, np.inf)])
 def test_gradient_and_loss_must_both_be_finite(gradient, loss):
-    states, _ = run(AdamConfig(), [0.1, gradient, 0.1], losses=[0.1, loss, 0.1])
+    states, _ = run(AdamLearnerConfig(), [0.1, gradient, 0.1], losses=[0.1, loss, 0.1])
     assert [int(state.skipped) for state in states] == [0, 0, 1, 1]
     jax.tree.map(np.testing.assert_array_equal, states[2].theta, states[1].theta)
     assert all(jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(states[-1].theta))
@@ -79,14 +79,14 @@ def test_gradient_and_loss_must_both_be_finite(gradient, loss):
 
 def test_after_a_skipped_gradient_training_goes_on_as_if_it_had_not_been():
     fields = {"average": 0.0, "schedule": "constant"}
-    with_gap, _ = run(AdamConfig(**fields), [0.1, np.nan, 0.3])
-    without, _ = run(AdamConfig(**fields), [0.1, 0.3])
+    with_gap, _ = run(AdamLearnerConfig(**fields), [0.1, np.nan, 0.3])
+    without, _ = run(AdamLearnerConfig(**fields), [0.1, 0.3])
     jax.tree.map(np.testing.assert_array_equal, with_gap[-1].theta, without[-1].theta)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3, 0.99])
 def test_the_average_follows_the_documented_rule(decay):
-    states, _ = run(AdamConfig(average=decay, learning_rate=0.1), [0.3, -0.1, 0.2, np.nan, 0.5, 0.1, -0.4])
+    states, _ = run(AdamLearnerConfig(average=decay, learning_rate=0.1), [0.3, -0.1, 0.2, np.nan, 0.5, 0.1, -0.4])
     average = np.asarray(THETA["w"], np.float64)
     for t, (before, after) in enumerate(pairwise(states)):
         if int(after.skipped) == int(before.skipped):
@@ -101,7 +101,7 @@ def test_the_average_follows_the_documented_rule(decay):
 
 def test_cosine_ends_at_a_hundredth_of_the_peak():
     steps, peak = 40, 0.01
-    found = rates(AdamConfig(learning_rate=peak), steps, steps + 1)
+    found = rates(AdamLearnerConfig(learning_rate=peak), steps, steps + 1)
     expected = peak * (0.01 + 0.99 * (1 + np.cos(np.pi * np.arange(steps + 1) / steps)) / 2)
     np.testing.assert_allclose(found, expected, rtol=1e-2, atol=1e-6)
     np.testing.assert_allclose(found[-1], peak / 100, rtol=1e-2)
@@ -110,7 +110,7 @@ def test_cosine_ends_at_a_hundredth_of_the_peak():
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
 def test_warmup_is_linear_from_zero(schedule):
     steps, peak, warmup = 30, 0.01, 5
-    found = rates(AdamConfig(learning_rate=peak, schedule=schedule, warmup=warmup), steps, steps + 1)
+    found = rates(AdamLearnerConfig(learning_rate=peak, schedule=schedule, warmup=warmup), steps, steps + 1)
     np.testing.assert_allclose(found[: warmup + 1], peak * np.arange(warmup + 1) / warmup, rtol=1e-3, atol=1e-6)
     if schedule == "constant":
         np.testing.assert_allclose(found[warmup:], peak, rtol=1e-3)
@@ -120,11 +120,13 @@ def test_warmup_is_linear_from_zero(schedule):
 
 
 def test_constant_is_constant_from_the_first_step():
-    np.testing.assert_allclose(rates(AdamConfig(learning_rate=0.01, schedule="constant"), 5, 12), 0.01, rtol=1e-3)
+    np.testing.assert_allclose(
+        rates(AdamLearnerConfig(learning_rate=0.01, schedule="constant"), 5, 12), 0.01, rtol=1e-3
+    )
 
 
 def test_a_warmup_longer_than_the_training():
-    found = rates(AdamConfig(learning_rate=0.01, warmup=10), 4, 4)
+    found = rates(AdamLearnerConfig(learning_rate=0.01, warmup=10), 4, 4)
     np.testing.assert_allclose(found, 0.001 * np.arange(4), rtol=1e-3, atol=1e-6)
 
 
@@ -132,7 +134,7 @@ def test_a_warmup_longer_than_the_training():
 def test_clip_bounds_the_global_norm(clip):
     """Adam alone does not see the scale of a gradient, so a large one comes before a small one."""
     gradients = np.array([50.0, 0.001, 0.002])
-    states, metrics = run(AdamConfig(clip=clip, schedule="constant", learning_rate=0.1), gradients)
+    states, metrics = run(AdamLearnerConfig(clip=clip, schedule="constant", learning_rate=0.1), gradients)
     norms = np.sqrt(2) * gradients
     np.testing.assert_allclose([row["gradient_norm"] for row in metrics], norms, rtol=1e-5)
 
@@ -144,7 +146,7 @@ def test_clip_bounds_the_global_norm(clip):
 
 
 def test_metrics_report_the_loss_of_the_estimator():
-    _, metrics = run(AdamConfig(), [0.25, 0.5])
+    _, metrics = run(AdamLearnerConfig(), [0.25, 0.5])
     assert [float(row["meta_loss"]) for row in metrics] == [0.25, 0.5]
 
 
@@ -153,4 +155,4 @@ def test_metrics_report_the_loss_of_the_estimator():
 )
 def test_impossible_settings_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
-        AdamConfig(**fields)
+        AdamLearnerConfig(**fields)

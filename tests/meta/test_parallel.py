@@ -32,7 +32,7 @@ from meta.estimator.nres import NRESConfig
 from meta.estimator.pes import PESConfig
 from meta.evaluate import evaluate
 from meta.learner.evolution import EvolutionConfig
-from meta.learner.gradient import AdamConfig
+from meta.learner.gradient import AdamLearnerConfig
 from meta.objective import SumConfig
 from meta.parallel import DIVIDED, WHOLE, collect, divide, mesh, place, start, use_cores
 from meta.trainer import MetaConfig, train
@@ -43,7 +43,7 @@ LEARNED = LSTMConfig(layers=1, hidden=4).build()
 QUADRATIC = QuadraticConfig(dimension=2, start_scale=1.0).build()
 FAMILY = FixedConfig(length=HORIZON).family(QUADRATIC)
 WINDOW: dict[str, Any] = {"unroll_length": 5}
-ADAM = AdamConfig(learning_rate=0.01, schedule="constant", average=0.5)
+ADAM = AdamLearnerConfig(learning_rate=0.01, schedule="constant", average=0.5)
 PERTURBED: dict[str, Any] = {"sigma": 0.1, **WINDOW}
 LEARNERS = {
     "backprop": (ADAM, BackpropConfig(**WINDOW)),

@@ -16,9 +16,9 @@ from l2o.errors import UserError
 from l2o.files import difference
 from l2o.gradient.lstm import LSTMConfig
 from l2o.space.domain import Space
-from meta.checkpoints import Checkpoints, Record, read_metrics
+from meta.checkpoints import Checkpoints, Progress, read_metrics
 from meta.estimator.backprop import BackpropConfig
-from meta.learner.gradient import AdamConfig
+from meta.learner.gradient import AdamLearnerConfig
 from meta.objective import BestConfig
 from meta.trainer import Interrupt, MetaConfig, train
 from tasks.family import TaskFamily
@@ -33,8 +33,8 @@ def meta_config(**fields) -> MetaConfig:
     """Seven meta-steps: rows at 2, 4, 6, 7; checkpoints at 4 and 7; validations at 2, 4, 6, 7."""
     defaults = {
         "steps": 7, "tasks": 2, "horizon": 4, "log_every": 2, "validate_every": 2, "checkpoint_every": 4,
-        "validation_tasks": 2, "estimator": BackpropConfig(unroll_length=2), "optimizer": AdamConfig(average=0.5),
-        "devices": 1,
+        "validation_tasks": 2, "estimator": BackpropConfig(unroll_length=2),
+        "optimizer": AdamLearnerConfig(average=0.5), "devices": 1,
     }  # fmt: skip
     return MetaConfig(**{**defaults, **fields})
 
@@ -124,7 +124,7 @@ def test_two_chunks_of_one_length_are_one_compilation(tmp_path, monkeypatch):
 def test_empty_arrays_are_kept_in_checkpoints(tmp_path):
     state = {"full": np.arange(3.0), "empty": np.zeros((0, 2), np.int32)}
     with Checkpoints(tmp_path, IDENTITY) as checkpoints:
-        checkpoints.save(1, state, state, Record())
+        checkpoints.save(1, state, state, Progress())
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), state)
         found, best, _ = checkpoints.restore(abstract, state)
     for restored in (found, best):
@@ -299,7 +299,7 @@ def test_a_checkpoint_before_the_first_validation(tmp_path):
 def test_a_given_theta_is_the_start_and_stays_usable(tmp_path):
     theta = LEARNED.init(jax.random.key(5))
     kept = jax.tree.map(np.array, theta)
-    config = meta_config(optimizer=AdamConfig(learning_rate=1e-12, average=0.0))
+    config = meta_config(optimizer=AdamLearnerConfig(learning_rate=1e-12, average=0.0))
     result = train(tmp_path, LEARNED, FAMILY, config, seed=0, identity=IDENTITY, theta=theta)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), result.theta, kept)
     jax.tree.map(np.testing.assert_array_equal, theta, kept)

@@ -19,7 +19,7 @@ from meta.estimator.es import ESConfig
 from meta.evaluate import evaluate
 from meta.learner.base import share
 from meta.learner.evolution import EvolutionConfig
-from meta.learner.gradient import AdamConfig
+from meta.learner.gradient import AdamLearnerConfig
 from meta.objective import SumConfig
 from meta.trainer import MetaConfig, train
 from tasks.mixture import Mixture, MixtureConfig
@@ -154,7 +154,7 @@ def test_tasks_that_cannot_be_shared_evenly(tasks, parts):
     assert share(tasks * parts, parts) == tasks
 
 
-@pytest.mark.parametrize("optimizer", [AdamConfig(), EvolutionConfig(population_size=4)])
+@pytest.mark.parametrize("optimizer", [AdamLearnerConfig(), EvolutionConfig(population_size=4)])
 def test_a_training_refuses_them_too(optimizer):
     config = MetaConfig(steps=1, tasks=3, horizon=HORIZON, optimizer=optimizer)
     with jax.numpy_rank_promotion("allow"), pytest.raises(UserError, match=r"meta\.tasks: found 3"):
@@ -166,8 +166,8 @@ def test_training_on_four_devices_equals_one(tmp_path):
 
     def run(devices):
         config = MetaConfig(
-            steps=4, tasks=8, horizon=HORIZON, estimator=estimator, optimizer=AdamConfig(average=0.5), devices=devices,
-            log_every=2, validate_every=2, checkpoint_every=4, validation_tasks=4,
+            steps=4, tasks=8, horizon=HORIZON, estimator=estimator, optimizer=AdamLearnerConfig(average=0.5),
+            devices=devices, log_every=2, validate_every=2, checkpoint_every=4, validation_tasks=4,
         )  # fmt: skip
         out = tmp_path / str(devices)
         out.mkdir()

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from experiments.study.imitation.behaviour import Runs, best_so_far
-from l2o.baselines.grid import Grid, GridConfig, ShuffledGridConfig
+from l2o.baselines.grid import GridConfig, PointGrid, ShuffledGridConfig
 from l2o.baselines.mutation import HillClimbingConfig
 from l2o.baselines.search import RandomConfig
 from l2o.core import BaselineConfig
@@ -34,7 +34,7 @@ def own_log_prob(config: BaselineConfig, runs: Runs, bins: int) -> Float[np.ndar
     if isinstance(config, GridConfig):
         return np.zeros_like(anywhere)
     if isinstance(config, ShuffledGridConfig):
-        grid = jax.vmap(lambda space: Grid.of(space, jnp.asarray(trials), config.resolution).sizes)(runs.space)
+        grid = jax.vmap(lambda space: PointGrid.of(space, jnp.asarray(trials), config.resolution).sizes)(runs.space)
         points = np.asarray(grid).prod(1, keepdims=True)
         return -np.log(points - np.arange(trials) % np.minimum(points, config.max_trials))
     if isinstance(config, HillClimbingConfig):

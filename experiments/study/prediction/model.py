@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from experiments.study.imitation.run import Arrays, Model
-from l2o.optformer.decoding import Study, begin, predict
+from l2o.optformer.decoding import EncodedStudy, begin, predict
 from l2o.optformer.prompt import Prompt, Range, prompt, stripped
 from l2o.record import Record
 from l2o.space.domain import Space
@@ -88,7 +88,7 @@ def logits_of(model: Model, steps: tuple[int, ...]) -> Callable[[Any, Any], dict
         x, y, space, told = run
         token = jnp.where(told.token < 0, -1, told.token + bins)
         start = jnp.full((), v.word("start"), jnp.int32)
-        study = Study(net.encode(theta, token, told.slot), space.sizes(bins), space.ordered, told.first, start)
+        study = EncodedStudy(net.encode(theta, token, told.slot), space.sizes(bins), space.ordered, told.first, start)
         points = jax.vmap(lambda x: space.to_tokens(x, bins))(x)
         size, most = points.shape[1] + 1, max(steps) - 1
 
