@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, get_args
 
 from l2o.errors import UserError
-from l2o.space.parameter import check_text, plain
 from l2o.space.searchspace import SearchSpace
+from l2o.space.values import check_text, plain
 
 GOALS = ("minimize", "maximize")
 MARKS = ("infeasible", "pending")  # in place of a value: a failed evaluation, and one still in progress

@@ -13,8 +13,8 @@ from typing import Any
 
 from l2o.errors import UserError
 from l2o.host.log import EventLog, is_outcome
-from l2o.space.parameter import as_json, plain_category
 from l2o.space.searchspace import SearchSpace
+from l2o.space.values import as_json, plain_category
 
 
 class StudyLog(EventLog):

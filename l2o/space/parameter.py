@@ -16,11 +16,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from l2o.errors import UserError
 from l2o.registry import Config, nearest
+from l2o.space.values import check_categories, check_text, hashable, is_category, plain, plain_category
 
 CONDITIONS = ("conditional", "condition", "conditions", "parent", "children")  # how others say: only if another is set
 WHOLE = 2**63  # whole numbers stay below it, as in a database
 MOST_STEPS = 2**17  # of a range with a step: all its values are listed
-DEEPEST = 8  # lists within lists of a category
 
 
 class Parameter(Config):
@@ -77,7 +77,7 @@ class Parameter(Config):
             raise UserError(f"{where}: {first['loc'][0]}: {first['msg']}{found}") from None
 
     def __hash__(self) -> int:
-        return hash((self.name, self.kind, self.low, self.high, _hashable(self.values), self.scale))
+        return hash((self.name, self.kind, self.low, self.high, hashable(self.values), self.scale))
 
     def _stepped(self, step: Any) -> list[int | float] | None:
         """The values of a range with a step; None where they are all whole numbers of it."""
@@ -160,8 +160,8 @@ class Parameter(Config):
         """
         value = plain(value)
         if self.kind == "categorical":
-            same = [i for i, v in enumerate(self.values or ()) if _equal(v, value, exact=True)]
-            equal = [i for i, v in enumerate(self.values or ()) if _equal(v, value)]
+            same = [i for i, v in enumerate(self.values or ()) if is_category(v, value, exact=True)]
+            equal = [i for i, v in enumerate(self.values or ()) if is_category(v, value)]
             if same or equal:
                 return (same or equal)[0]
             raise self._refuse(value, f"one of {list(self.values or ())!r:.200}")
@@ -251,82 +251,6 @@ class Parameter(Config):
 
     def _refuse(self, value: Any, expected: str) -> UserError:
         return UserError(f"parameter {self.name!r} is {value!r:.80}: expected {expected}")
-
-
-def plain(value: Any) -> Any:
-    """Python's own number or string for a numpy scalar; anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def check_text(what: str, text: str) -> str:
-    """The text.
-
-    Raises:
-      ValueError: half a surrogate pair is in it, which no file can hold.
-    """
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise ValueError(f"{what} must be valid Unicode, found {text!r:.80}")
-    return text
-
-
-def check_categories(values: tuple[Any, ...]) -> None:
-    """Raise a ValueError unless these may be categories."""
-    for value in values:
-        _check_category(value, value, DEEPEST)
-    if len(set(map(_typed, values))) < len(values):
-        raise ValueError(f"categories must be distinct, found {list(values)!r:.200}")
-
-
-def _check_category(value: Any, part: Any, deepest: int) -> None:
-    if isinstance(part, list | tuple) and deepest:
-        for each in part:
-            _check_category(value, each, deepest - 1)
-    elif part is not None and type(part) not in (str, int, float, bool):
-        deep = f"nested at most {DEEPEST} deep, " if isinstance(part, list | tuple) else ""
-        raise ValueError(
-            f"categories must be strings, numbers, booleans, None, or lists and tuples of such, {deep}found "
-            f"{value!r:.80}"
-        )
-    elif isinstance(part, float) and not math.isfinite(part):
-        raise ValueError(f"categories that are numbers must be finite, found {value!r:.80}")
-    elif isinstance(part, str):
-        check_text("a category", part)
-
-
-def plain_category(value: Any, deepest: int = DEEPEST) -> Any:
-    """A category of Python's own numbers and strings, which shares no list with `value`; inverse of `as_json`."""
-    if isinstance(value, dict) and value.keys() == {"tuple"} and isinstance(value["tuple"], list):
-        value = tuple(value["tuple"])
-    if type(value) in (list, tuple) and deepest:
-        return type(value)(plain_category(each, deepest - 1) for each in value)
-    return plain(value)
-
-
-def as_json(category: Any) -> Any:
-    """A category as JSON has it, where a tuple is `{"tuple": [...]}`."""
-    if isinstance(category, tuple):
-        return {"tuple": [as_json(each) for each in category]}
-    return [as_json(each) for each in category] if isinstance(category, list) else category
-
-
-def _typed(value: Any) -> Any:
-    """What tells categories apart: types count."""
-    return type(value), tuple(map(_typed, value)) if isinstance(value, list | tuple) else value
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
-
-
-def _equal(category: Any, value: Any, exact: bool = False) -> bool:
-    """Whether a value is a category; a list may stand for a tuple, and 1.0 for 1, unless exactly that is asked for."""
-    if exact and type(category) is not type(value):
-        return False
-    if isinstance(category, list | tuple):
-        if not isinstance(value, list | tuple) or len(category) != len(value):
-            return False
-        return all(_equal(a, plain(b), exact) for a, b in zip(category, value, strict=True))
-    return (value is None if category is None else np.isscalar(value)) and bool(category == value)
 
 
 def steps(name: str, low: int | float, high: int | float, step: int | float) -> list[int | float]:

@@ -12,7 +12,8 @@ from jaxtyping import Float32, Float64
 from l2o.errors import UserError
 from l2o.registry import nearest
 from l2o.space.domain import LINEAR, LOG, REVERSE_LOG, Space
-from l2o.space.parameter import Parameter, as_json
+from l2o.space.parameter import Parameter
+from l2o.space.values import as_json
 
 SCALES = {"linear": LINEAR, "log": LOG, "reverse_log": REVERSE_LOG}
 
@@ -107,7 +108,7 @@ class SearchSpace:
 
     @property
     def names(self) -> list[str]:
-        """Of the parameters, in order."""
+        """Names of the parameters, in order."""
         return [p.name for p in self.parameters]
 
     @property
