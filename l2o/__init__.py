@@ -33,7 +33,8 @@ from l2o.host.study import Study
 from l2o.lift.evosax import from_evosax
 from l2o.lift.optax import from_optax, gradient_based
 from l2o.loaded import Loaded, load, names
-from l2o.record import Record
+from l2o.optformer.prompt import prompt
+from l2o.record import Record, RecordedTrial
 from l2o.registry import Config, by_kind, kinds, register
 from l2o.space.domain import Space
 from l2o.space.parameter import Parameter
@@ -71,6 +72,7 @@ __all__ = [
     "Prediction",
     "Problem",
     "Record",
+    "RecordedTrial",
     "Result",
     "Search",
     "SearchSpace",
@@ -91,6 +93,7 @@ __all__ = [
     "minimize",
     "names",
     "one_at_a_time",
+    "prompt",
     "query",
     "register",
     "save",
