@@ -11,7 +11,7 @@ import jax
 import typer
 
 import l2o
-from experiments.terminal import terminal
+from experiments.progress import say, terminal
 from l2o.errors import UserError
 from l2o.files import is_text
 from meta.credentials import without_password
@@ -149,9 +149,6 @@ def study(
             f"--resume goes on with a study of kind {', '.join(STUDIES)}: expected one, and its directory as --out"
         )
     out = out or run.fresh_directory(f"study_{Path(config).stem}")
-
-    def say(line: str) -> None:
-        print(line, flush=True)
 
     if isinstance(chosen, BlackBox):
         found = blackbox.run(chosen, out, say=say, resume=resume)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Field, SerializeAsAny
 
 from experiments.document import HERE, Document
-from experiments.progress import PLAIN_EVERY, duration
+from experiments.progress import PLAIN_EVERY, duration, say
 from experiments.run import claim
 from l2o.errors import UserError
 from l2o.files import difference, exists, write_whole
@@ -90,9 +90,9 @@ def _lines() -> Callable[[dict[str, Any]], None]:
         now = time.monotonic()
         if now - last >= PLAIN_EVERY or row["studies"] == row["total"]:
             last = now
-            print(
+            say(
                 f"{row['studies']}/{row['total']} studies | {row['shard']}, {row['per_second']:.0f} studies/s | "
-                f"{duration(row['seconds_left'])} left", flush=True,
-            )  # fmt: skip
+                f"{duration(row['seconds_left'])} left"
+            )
 
     return show

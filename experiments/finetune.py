@@ -14,6 +14,7 @@ import l2o
 from experiments import run
 from experiments.data import Data
 from experiments.document import assign
+from experiments.progress import say
 from experiments.study.base import Experiment
 from l2o.core import Theta
 from l2o.errors import UserError
@@ -73,7 +74,7 @@ def finetune(
     run.claim(out, "choose another --out, or --resume the run in it")
     Data(source=source).record(out / "data", quiet=True)
     if not quiet:
-        print(f"{len(found)} studies, {sum(len(study.y) for study in found):,} trials", flush=True)
+        say(f"{len(found)} studies, {sum(len(study.y) for study in found):,} trials")
     write_whole(out / "config.toml", chosen.toml())
     return resumed(chosen, out, quiet=quiet)
 

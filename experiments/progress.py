@@ -1,13 +1,24 @@
-"""Live progress: a bar on a terminal, plain lines elsewhere."""
+"""What a person reads: results on standard output, progress on standard error, in whatever letters these can hold.
 
+Progress is a bar on a terminal and plain lines elsewhere.
+"""
+
+import codecs
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
+SPELLED = {"±": "+-"}
 Say = Callable[[str], None]
+
+
+def say(line: str) -> None:
+    """Tell how things go, on standard error, so that a file which a command is sent to holds its results alone."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def duration(seconds: float) -> str:
@@ -26,7 +37,7 @@ def progress(steps: int, *, quiet: bool = False) -> Iterator[Callable[[dict[str,
     """A function that shows rows of training metrics."""
     if quiet:
         yield lambda row: None
-    elif sys.stdout.isatty():
+    elif sys.stderr.isatty():
         with _bar(steps) as show:
             yield show
     else:
@@ -57,20 +68,28 @@ def _plain(steps: int) -> Callable[[dict[str, Any]], None]:
         if "tokens" in row:
             parts.append(f"{row['tokens_per_second']:.0f} tokens/s")
         parts += [f"{row['steps_per_second']:.1f} steps/s", f"{_left(row, steps)} left"]
-        print(" | ".join(parts), flush=True)
+        say(" | ".join(parts))
 
     return show
 
 
+def _live(*columns: Any) -> Any:
+    """A display that lasts as long as it is a context; what is printed meanwhile stays where it was sent."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(*columns, console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+
+
 @contextlib.contextmanager
 def _bar(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
-    from rich.progress import BarColumn, Progress, TextColumn
+    from rich.progress import BarColumn, TextColumn
 
     columns = (
         TextColumn("meta-training"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         TextColumn("loss {task.fields[loss]}  validation {task.fields[validation]}  {task.fields[speed]} left"),
     )  # fmt: skip
-    with Progress(*columns) as bar:
+    with _live(*columns) as bar:
         line = bar.add_task("", total=steps, loss="compiling", validation="-", speed="?")
 
         def show(row: dict[str, Any]) -> None:
@@ -85,16 +104,16 @@ def _bar(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
 
 
 @contextlib.contextmanager
-def pieces(total: int, say: Say = print) -> Iterator[Say]:
+def pieces(total: int, say: Say = say) -> Iterator[Say]:
     """A function to call after each piece of work with what it was: a bar on a terminal, lines elsewhere."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     begun = last = time.monotonic()
     count = 0
-    if sys.stdout.isatty():
+    if sys.stderr.isatty():
         columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TextColumn("left"),
                    TimeRemainingColumn(), TextColumn("{task.description}"))  # fmt: skip
-        with Progress(*columns) as bar:
+        with _live(*columns) as bar:
             line = bar.add_task("", total=total)
             yield lambda what: bar.update(line, advance=1, description=what)
         return
@@ -108,3 +127,50 @@ def pieces(total: int, say: Say = print) -> Iterator[Say]:
             say(f"{count}/{total} | {what} | {duration(spent)}, {duration(spent / count * (total - count))} left")
 
     yield done
+
+
+@contextlib.contextmanager
+def terminal() -> Iterator[None]:
+    """Context in which every text can be printed, and a reader that has seen enough ends the program quietly.
+
+    What the encoding of an output does not have, and parts of file names that are no text, are written as escapes.
+
+    Raises:
+      SystemExit: an output was closed before all was written, or takes no more.
+    """
+    codecs.register_error("l2o", _spell)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, it stays open
+        reconfigure = getattr(getattr(sys, name), "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="l2o")
+    try:
+        yield
+    except BrokenPipeError:
+        raise SystemExit(1) from None
+    finally:
+        _flush()
+
+
+def _spell(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError):
+        known = SPELLED.get(error.object[error.start])
+        if known is not None:
+            return known, error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # what is still in the buffer goes nowhere, or Python would complain
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+            if isinstance(error, BrokenPipeError):
+                raise SystemExit(1) from None
+            print(f"error: the output cannot be written: {error.strerror}", file=sys.stderr)
+            raise SystemExit(2) from None

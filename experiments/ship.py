@@ -10,12 +10,12 @@ from typing import Any
 
 import l2o
 from experiments import page as report
+from experiments.progress import terminal
 from experiments.study.blackbox import report as report_blackbox
 from experiments.study.imitation import report as report_imitation
 from experiments.study.population import report as report_population
 from experiments.study.prediction import report as report_prediction
 from experiments.study.tuning import report as report_tuning
-from experiments.terminal import terminal
 from l2o.errors import UserError
 from l2o.loaded import ZOO
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import jax
 import typer
 
+from experiments.progress import terminal
 from experiments.run import fresh_directory
-from experiments.terminal import terminal
 from l2o.files import write_whole
 from meta import parallel
 

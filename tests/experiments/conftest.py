@@ -50,12 +50,18 @@ class Outcome(NamedTuple):
 
     @property
     def sentence(self) -> str:
-        """The one line of a refusal; fails when it is anything else."""
+        """The one line of a refusal, after whatever progress there was; fails when it is anything else."""
         assert self.code == 2, self
-        assert self.err.startswith("error: "), self.err
-        assert len(self.err.splitlines()) == 1, self.err
+        *_, last = self.err.splitlines() or [""]
+        assert last.startswith("error: ") and self.err.count("error: ") == 1, self.err
         assert "Traceback" not in self.err + self.out
-        return self.err.removeprefix("error: ").strip()
+        return last.removeprefix("error: ").strip()
+
+    @property
+    def progress(self) -> str:
+        """What was said beside the results; fails when there was an error in it."""
+        assert "error" not in self.err.lower() and "Traceback" not in self.err, self.err
+        return self.err
 
 
 # where tests/conftest.py has the cache

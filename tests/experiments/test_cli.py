@@ -143,7 +143,7 @@ def test_list_names_everything_when_piped(users_folder, shell):
 def test_a_users_module_trains_end_to_end(users_folder, shell):
     found = shell("train", "own.toml", "--import", "my_module", "--out", "run", cwd=users_folder)
     assert found.code == 0, found
-    assert "finished" in found.out and found.err == ""
+    assert "finished" in found.out and "step 6/6" in found.progress and "step 6/6" not in found.out
     assert (users_folder / "run" / "report.html").is_file()
 
 

@@ -29,7 +29,9 @@ def row(step, **more):
 def test_the_first_row_is_shown_at_once(clock, capsys):
     with progress(100) as show:
         show(row(10))
-    assert capsys.readouterr().out == "step 10/100 | meta-loss 1.5000 | 2.0 steps/s | 45s left\n"
+    told = capsys.readouterr()
+    assert told.err == "step 10/100 | meta-loss 1.5000 | 2.0 steps/s | 45s left\n"
+    assert told.out == "", "results alone go there"
 
 
 def test_rows_in_between_are_left_out(clock, capsys):
@@ -40,7 +42,7 @@ def test_rows_in_between_are_left_out(clock, capsys):
         clock[0] += 2
         show(row(30))
         show(row(40))
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert [line.split(" | ")[0] for line in lines] == ["step 10/100", "step 30/100"]
 
 
@@ -49,7 +51,7 @@ def test_validations_and_the_last_row_are_always_shown(clock, capsys):
         show(row(10))
         show(row(20, validation=0.25, validation_final=0.125))
         show(row(30))
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert "validation 0.2500 (final loss 0.125)" in lines[1]
     assert lines[2].endswith("| 0s left")
@@ -58,29 +60,30 @@ def test_validations_and_the_last_row_are_always_shown(clock, capsys):
 def test_skipped_steps_are_told(clock, capsys):
     with progress(30) as show:
         show(row(10, skipped=4))
-    assert "skipped 4" in capsys.readouterr().out
+    assert "skipped 4" in capsys.readouterr().err
 
 
 def test_a_standstill_has_no_division_by_zero(clock, capsys):
     with progress(30) as show:
         show(row(10, steps_per_second=0.0))
-    assert "left" in capsys.readouterr().out
+    assert "left" in capsys.readouterr().err
 
 
 def test_quiet_says_nothing(capsys):
     with progress(30, quiet=True) as show:
         show(row(30))
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):
-    monkeypatch.setattr(module.sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(module.sys.stderr, "isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "160")
     with progress(30) as show:
         show(row(15, validation=0.25, validation_final=0.5))
         show(row(30))
-    out = capsys.readouterr().out
-    assert "30/30" in out and "loss 1.5000" in out and "validation 0.2500" in out
+    told = capsys.readouterr()
+    out = told.err
+    assert told.out == "" and "30/30" in out and "loss 1.5000" in out and "validation 0.2500" in out
 
 
 def test_pieces_of_work_are_counted_and_the_last_one_is_always_shown(clock):
