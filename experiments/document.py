@@ -1,6 +1,9 @@
 """What config files have in common: how they are found, read, overridden, checked, and how their errors are told."""
 
+import importlib
+import os
 import re
+import sys
 import tomllib
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -84,6 +87,21 @@ class Document(Config):
     def toml(self) -> str:
         """The fully resolved document; reading it back gives an equal one."""
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def import_modules(modules: list[str] | None) -> None:
+    """Import a user's modules, whose kinds a config may name; they may lie in the working directory.
+
+    Raises:
+      UserError: there is no such module.
+    """
+    for name in modules or []:
+        if os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())
+        try:
+            importlib.import_module(name)
+        except (ModuleNotFoundError, ValueError, TypeError) as error:  # not there, or a kind that is taken
+            raise UserError(f"--import {name}: {error}, expected a module on the path or in this directory") from None
 
 
 def named_as_files(**fields: Collection[str]) -> None:

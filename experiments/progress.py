@@ -21,6 +21,20 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
+def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table, its columns padded to their widest cell."""
+    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [header, *rows]
+    ]
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Print a table on standard output."""
+    print("\n".join(aligned(header, rows)))
+
+
 def duration(seconds: float) -> str:
     """Hours, minutes and seconds, as short as it can be said.
 
