@@ -1,23 +1,24 @@
-"""The command line: l2o train, l2o study, l2o data, l2o finetune, l2o list."""
+"""The command line: `l2o --help` lists its commands."""
 
-import importlib
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated
 
 import jax
 import typer
 
-import l2o
-from experiments.progress import say, terminal
+from experiments.bench.commands import app as bench
+from experiments.document import import_modules
+from experiments.progress import print_table, say, terminal
 from l2o.errors import UserError
 from l2o.files import is_text
 from meta.credentials import without_password
 
 app = typer.Typer(
-    add_completion=False, no_args_is_help=True, help="Meta-train optimizers, compare them, use them.",
+    no_args_is_help=True, help="Meta-train optimizers, compare them, use them.",
+    epilog="Results go to standard output, progress to standard error. Example: l2o train lstm_digits",
     pretty_exceptions_enable=False, rich_markup_mode=None,
 )  # fmt: skip
 
@@ -30,49 +31,24 @@ Import = Annotated[
     typer.Option("--import", metavar="MODULE", help="Import a module that registers kinds; repeatable."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", help="Output directory; by default a fresh runs/<config>-<n>.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+app.add_typer(bench, name="bench", epilog="Example: l2o bench update --quick")
 
 
-def import_modules(modules: list[str] | None) -> None:
-    """Import a user's modules, which may lie in the working directory.
-
-    Raises:
-      UserError: there is no such module.
-    """
-    for name in modules or []:
-        if os.getcwd() not in sys.path:
-            sys.path.append(os.getcwd())
-        try:
-            importlib.import_module(name)
-        except (
-            ModuleNotFoundError,
-            ValueError,
-            TypeError,
-        ) as error:  # not there, or a kind that is taken
-            raise UserError(f"--import {name}: {error}, expected a module on the path or in this directory") from None
-
-
-@app.command()
+@app.command(epilog="Example: l2o train lstm_digits --set meta.steps=500 --out runs/mine")
 def train(
     config: Annotated[str, typer.Argument(help="A config's name or TOML file, or a run directory with --resume.")],
     overrides: Set = None,
     out: Out = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint of a run directory.")
-    ] = False,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Also write TensorBoard events into the run directory.")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of a directory.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write TensorBoard events there.")] = False,
     modules: Import = None,
-    coordinator: Annotated[
-        str | None, typer.Option(metavar="HOST:PORT", help="Several processes: where process 0 listens.")
-    ] = None,
-    num_processes: Annotated[int | None, typer.Option(help="Several processes: how many.")] = None,
-    process_id: Annotated[int | None, typer.Option(help="Several processes: which this one is, from 0.")] = None,
-    coordinator_timeout: Annotated[
-        int, typer.Option(min=1, metavar="SECONDS", help="How long to wait for the other processes.")
-    ] = 300,
+    coordinator: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Where process 0 listens.")] = None,
+    num_processes: Annotated[int | None, typer.Option(help="How many processes there are.")] = None,
+    process_id: Annotated[int | None, typer.Option(help="Which of them this one is, from 0.")] = None,
+    coordinator_timeout: Annotated[int, typer.Option(min=1, metavar="SECONDS", help="How long to wait.")] = 300,
 ) -> None:
-    """Meta-train an optimizer from a config, on all devices of this or of several processes."""
+    """Meta-train an optimizer. It runs on all devices of this or of several processes."""
     from experiments import run
     from experiments.study.base import Experiment
     from meta import parallel
@@ -108,15 +84,11 @@ def train(
         )
 
 
-@app.command()
+@app.command(epilog="Example: l2o study digits --optimizer runs/mine --optimizer mlp")
 def study(
     config: Annotated[str, typer.Argument(help="A study's name or TOML file.")],
     optimizer: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--optimizer",
-            help="A shipped optimizer, a baseline or a run directory; repeatable.",
-        ),
+        list[str] | None, typer.Option(help="A shipped optimizer, a baseline or a run directory; repeatable.")
     ] = None,
     overrides: Set = None,
     out: Out = None,
@@ -211,7 +183,7 @@ def study(
     print(f"report: {out / 'report.html'}")
 
 
-@app.command()
+@app.command(epilog="Example: l2o data bbob_tiny --out runs/data/mine")
 def data(
     config: Annotated[str, typer.Argument(help="A recording's name or TOML file, or its directory with --resume.")],
     overrides: Set = None,
@@ -219,7 +191,7 @@ def data(
     resume: Annotated[bool, typer.Option("--resume", help="Keep the shards that are there, make the rest.")] = False,
     modules: Import = None,
 ) -> None:
-    """Record studies, of teachers on random tasks or from files, to train on."""
+    """Record studies to train on. They are of teachers on random tasks, or read from files."""
     from experiments import data as recording
     from meta import parallel
 
@@ -242,20 +214,14 @@ def data(
     print(f"finished: {manifest.studies:,} studies in {len(manifest.shards)} shards")
 
 
-@app.command()
+@app.command(epilog="Example: l2o finetune sqlite:///mine.db --study first --steps 500")
 def finetune(
     storage: Annotated[str, typer.Argument(help="URL of an Optuna storage, or a run directory with --resume.")],
-    optimizer: Annotated[
-        str, typer.Option("--optimizer", help="A shipped optimizer or a run directory.")
-    ] = "optformer",
-    studies: Annotated[
-        list[str] | None, typer.Option("--study", help="Name of a study; repeatable; all by default.")
-    ] = None,
+    optimizer: Annotated[str, typer.Option(help="A shipped optimizer or a run directory.")] = "optformer",
+    studies: Annotated[list[str] | None, typer.Option("--study", help="Name of one; repeatable; default all.")] = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Meta-steps.")] = 300,
     overrides: Set = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Output directory; by default a fresh runs/finetune-<n>.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output directory; by default a fresh runs/finetune-<n>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in a directory.")] = False,
 ) -> None:
     """Train an OptFormer further, on the studies of an Optuna storage."""
@@ -292,71 +258,73 @@ def finetune(
     print(f"finished: l2o.OptFormerSampler(optimizer={str(out)!r}) uses it; see {out / 'report.html'}")
 
 
-@app.command("list")
-def list_(modules: Import = None) -> None:
-    """Shipped optimizers, baselines, task families, configs and studies, one line each."""
-    import tasks
-    from experiments.data import Data
-    from experiments.study.base import Experiment, Study, load_study
-    from l2o.baselines.optax import TunedConfig
-    from l2o.core import BaselineConfig, OptimizerConfig
-    from meta.curriculum import HorizonConfig
-    from meta.estimator import EstimatorConfig
-    from meta.learner.base import LearnerConfig
-    from meta.objective import ObjectiveConfig
-    from meta.recordings.rollouts import SourceConfig
+@app.command(epilog="Example: l2o resume runs/lstm_digits-1")
+def resume(
+    directory: Annotated[Path, typer.Argument(help="What l2o train, finetune, study or data wrote.")],
+    overrides: Set = None,
+    modules: Import = None,
+) -> None:
+    """Go on with what is in a directory. It is what --resume does of the command that wrote it."""
+    from experiments.show import kind_of
 
     import_modules(modules)
-    groups: dict[str, dict[str, str]] = {
-        "shipped optimizers": {name: _shipped(l2o.load(name)) for name in l2o.names()},
-        "architectures": _first_lines(OptimizerConfig),
-        "baselines": {
-            name: f"{_state(cast(Any, cls)().build(1.0) if issubclass(cls, TunedConfig) else None)}  {line}"
-            for (name, line), cls in zip(
-                _first_lines(BaselineConfig).items(), l2o.kinds(BaselineConfig).values(), strict=True
-            )
-        },
-        "task families": _first_lines(tasks.FamilyConfig),
-        "datasets": _first_lines(tasks.DatasetConfig),
-        "meta-losses (meta.objective)": _first_lines(ObjectiveConfig),
-        "estimators (meta.estimator)": _first_lines(EstimatorConfig),
-        "meta-optimizers (meta.optimizer)": _first_lines(LearnerConfig),
-        "horizons (meta.horizon)": _first_lines(HorizonConfig),
-        "sources of studies (source)": _first_lines(SourceConfig),
-        "configs (l2o train)": {name: Experiment.load(name).description for name in Experiment.names()},
-        "studies (l2o study)": {
-            name: f"{'' if isinstance(study, Study) else study.kind:10}  {study.description}"
-            for name, study in ((name, load_study(name)) for name in Study.names())
-        },
-        "recordings (l2o data)": {name: Data.load(name).description for name in Data.names()},
-    }
-    for title, entries in groups.items():
-        print(title)
-        width = max((len(name) for name in entries), default=0)
-        for name, description in entries.items():
-            print(f"  {name:<{width}}  {description}".rstrip())
+    command = kind_of(directory)
+    if command == "train":
+        events = (directory / "tensorboard").is_dir()
+        train(str(directory), overrides=overrides, resume=True, tensorboard=events, modules=modules)
+    elif command == "finetune":
+        finetune(str(directory), overrides=overrides, resume=True)
+    elif command == "data":
+        data(str(directory), overrides=overrides, resume=True, modules=modules)
+    else:
+        study(str(directory / "config.toml"), overrides=overrides, out=directory, modules=modules, resume=True)
 
 
-def _state(optimizer: l2o.Optimizer | None) -> str:
-    """Memory of an optimizer that reads gradients; what others keep does not grow with the parameters alone."""
-    shown = "" if optimizer is None else f"{l2o.state_bytes(optimizer):4.0f} B/param"
-    return f"{shown:12}"
+@app.command(epilog="Example: l2o show mlp")
+def show(
+    name: Annotated[str, typer.Argument(help="A shipped optimizer, a directory that l2o wrote, or a study.jsonl.")],
+    modules: Import = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what something is. How an optimizer was made and is used, what a study found, the trials of a log."""
+    from experiments import show
+
+    import_modules(modules)
+    found = show.describe(name)
+    print(show.strict_json(found) if as_json else "\n".join(show.lines_of(found)))
 
 
-def _shipped(loaded: l2o.Loaded) -> str:
-    optimizer = None if loaded.learned.native is None else loaded.optimizer
-    return f"{_state(optimizer)}  {loaded.provenance.get('description', '')}"
+@app.command("list", epilog="Example: l2o list --json")
+def list_(modules: Import = None, as_json: Json = False) -> None:
+    """List what has a name, one line each. Shipped optimizers, baselines, tasks, configs, studies and so on."""
+    from experiments import show
+
+    import_modules(modules)
+    found = show.listing()
+    print(show.strict_json(found) if as_json else "\n".join(show.listing_lines(found)))
 
 
-def _first_lines(room: type[l2o.Config]) -> dict[str, str]:
-    return {name: (cls.__doc__ or "").split("\n")[0] for name, cls in l2o.kinds(room).items()}
+@app.command(epilog='Example: l2o ship runs/mine-1 runs/study_mine-1 mine "a line on what it is for"')
+def ship(
+    run: Annotated[Path, typer.Argument(help="A finished run directory.")],
+    study: Annotated[Path, typer.Argument(help="A finished study that measured it.")],
+    name: Annotated[str, typer.Argument(help="What it will be called.")],
+    line: Annotated[str, typer.Argument(help="What l2o list says of it.")],
+) -> None:
+    """Make a trained optimizer one of the shipped ones. Its scores come along, and l2o.load(NAME) has it."""
+    from experiments import ship
+
+    print(f"shipped: {ship.ship(run, study, name, line)}")
 
 
-def print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Columns padded to their widest cell."""
-    widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
-    for row in [header, *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+@app.command(epilog="Example: l2o doctor")
+def doctor(as_json: Json = False) -> None:
+    """Tell what is installed and what is missing. Versions, devices, data and the compilation cache."""
+    from experiments import doctor, show
+
+    found = doctor.examine()
+    print(show.strict_json(found) if as_json else "\n".join(doctor.lines_of(found)))
+    raise typer.Exit(1 if found["broken"] else 0)
 
 
 def main() -> None:
@@ -368,10 +336,8 @@ def main() -> None:
         try:
             for argument in sys.argv[1:]:
                 if not is_text(argument):
-                    raise UserError(
-                        f"the argument {argument!r:.80} is not UTF-8 text, expected text and names that are"
-                    )
-            app()
+                    raise UserError(f"the argument {argument!r:.80} is not UTF-8 text, expected some that is")
+            app(prog_name="l2o")
         except UserError as error:
             print(f"error: {without_password(str(error))}", file=sys.stderr)
             sys.exit(2)

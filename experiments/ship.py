@@ -1,16 +1,12 @@
-"""Ship a trained optimizer: copy a run's artifact into the zoo, with its scores on held-out tasks.
-
-python -m experiments.ship RUN STUDY NAME "one line for l2o list"
-"""
+"""Ship a trained optimizer: copy a run's artifact into the zoo, with its scores on held-out tasks."""
 
 import json
-import sys
+import re
 from pathlib import Path
 from typing import Any
 
 import l2o
 from experiments import page as report
-from experiments.progress import terminal
 from experiments.study.blackbox import report as report_blackbox
 from experiments.study.imitation import report as report_imitation
 from experiments.study.population import report as report_population
@@ -77,38 +73,42 @@ def scores(results: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def results_of(study: Path) -> dict[str, Any]:
+    """What a finished study found.
+
+    Raises:
+      UserError: the directory holds none.
+    """
+    path = study / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise UserError(f"{study} holds no finished study: results.json is missing") from None
+    except ValueError:
+        results = None
+    if not isinstance(results, dict) or not isinstance(results.get("study"), dict):
+        raise UserError(f"{path} is damaged, expected what l2o study wrote")
+    return results
+
+
 def ship(run: Path, study: Path, name: str, description: str) -> Path:
     """Write l2o/zoo/<name> from a run directory and the study that measured it.
 
     Raises:
-      UserError: the run is unfinished, or the study did not include it.
+      UserError: the run or the study is unfinished, the study did not include the run, or the name cannot be one.
     """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise UserError(f"the name: found {name!r}, expected small letters, digits, - and _")
+    if not description.strip() or len(description.splitlines()) != 1:
+        raise UserError(f"the description: found {description!r:.80}, expected one line for l2o list")
     loaded = l2o.load(run)
     if not loaded.provenance.get("finished"):
         raise UserError(f"{run} is not finished, expected a run that l2o train completed")
-    results = json.loads((study / "results.json").read_text(encoding="utf-8"))
-    if loaded.sha256 not in results["sha256"].values():
+    results = results_of(study)
+    if loaded.sha256 not in results.get("sha256", {}).values():
         raise UserError(f"{study} does not measure this theta, expected a study run with --optimizer {run}")
     start = loaded.provenance["experiment"]["meta"].get("init")
     provenance = {"description": description, **loaded.provenance, "held_out": scores(results)}
     if start is not None and start not in l2o.names():
         provenance["started_from"] = l2o.load(start).provenance
     return l2o.save(ZOO / name, loaded.config, loaded.theta, provenance)
-
-
-def main(arguments: list[str]) -> None:
-    """Check the arguments and ship."""
-    if len(arguments) != 4:
-        print(__doc__, file=sys.stderr)
-        sys.exit(2)
-    run, study, name, description = arguments
-    try:
-        print(ship(Path(run), Path(study), name, description))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-if __name__ == "__main__":
-    with terminal():
-        main(sys.argv[1:])

@@ -1,4 +1,4 @@
-"""`python -m experiments.bench NAME`: measure, print, save; `--help` lists the names."""
+"""`l2o bench NAME`: measure, print, save; `l2o bench --help` lists the names."""
 
 import json
 import os
@@ -9,12 +9,11 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from experiments.progress import terminal
 from experiments.run import fresh_directory
 from l2o.files import write_whole
 from meta import parallel
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app = typer.Typer(no_args_is_help=True, help="Measure speed and bias, print it, and save it as JSON.")
 Quick = Annotated[bool, typer.Option("--quick", help="Smallest sizes only, to see that it runs.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Output directory; by default a fresh runs/bench_<name>-<n>.")]
 
@@ -107,8 +106,3 @@ def tuners(quick: Quick = False, out: Out = None) -> None:
     from experiments.bench import tuners
 
     save("tuners", out, lambda out: tuners.run(quick))
-
-
-if __name__ == "__main__":
-    with terminal():
-        app()

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from experiments.bench import bias, influence, meta_step, scaling, update
-from experiments.bench.__main__ import app
+from experiments.bench.commands import app
 from experiments.bench.networks import mlp_rule
 from experiments.bench.timing import Timing, in_turns, ratio
 from l2o.gradient.lstm import LSTMConfig

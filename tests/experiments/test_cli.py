@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-import textwrap
 
 import jax
 import numpy as np
@@ -574,13 +573,6 @@ def test_a_baseline_with_nothing_to_tune(tmp_path, cli, registered):
     found = cli("study", tmp_path / "mine.toml", "--out", tmp_path / "s")
     assert found.code == 0, found
     assert "still" in found.out and "tuned" not in found.out
-
-
-def test_help_names_the_three_commands(cli):
-    found = cli("--help")
-    assert found.code == 0
-    for name in ("train", "study", "list"):
-        assert name in textwrap.dedent(found.out)
 
 
 @pytest.mark.parametrize("arguments", [("trian",), ("train",), ("train", "lstm_digits", "--sett", "a=1")])
