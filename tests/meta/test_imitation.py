@@ -1,5 +1,6 @@
 """Recorded studies and the imitation learner: no future is seen, augmentation and devices change no study."""
 
+import functools
 import json
 from dataclasses import replace
 
@@ -89,9 +90,10 @@ def family(paths):
     return TrajectoriesConfig(paths=(str(paths / "plain"), str(paths / "named")), held_out=0.1).build()
 
 
-def drawn(family, above, most, count=64, **options):
+@functools.partial(jax.jit, static_argnames=("above", "most", "count", "names", "held_out"))
+def drawn(family, above, most, count=64, names=False, held_out=False):
     keys = jax.random.split(jax.random.key(0), count)
-    return jax.jit(jax.vmap(lambda key: family.draw(key, above, most, **options)))(keys)
+    return jax.vmap(lambda key: family.draw(key, above, most, names=names, held_out=held_out))(keys)
 
 
 @jax.jit
@@ -241,28 +243,39 @@ def fit(out, family, **changes):
     return result, rows
 
 
-def test_training_lowers_the_loss_and_reports_its_parts(family, tmp_path):
-    result, rows = fit(tmp_path, family)
+@pytest.fixture(scope="module")
+def trained(paths, tmp_path_factory):
+    """A training on studies that are all told with names, in which values count thrice: its result and rows."""
+    family = TrajectoriesConfig(paths=(str(paths / "named"),), drop_names=0.0, held_out=0.1).build()
+    optimizer = ImitationConfig(buckets=BUCKETS, warmup=2, learning_rate=0.01, y_weight=3.0)
+    with jax.numpy_rank_promotion("raise"):
+        return fit(tmp_path_factory.mktemp("trained"), family, optimizer=optimizer, log_every=1)
+
+
+def test_training_lowers_the_loss_and_reports_its_parts(trained):
+    result, rows = trained
     assert result.validation < rows[0]["meta_loss"]
+    last = max(rows, key=lambda row: abs(row["loss_x"] - row["loss_y"]))
+    assert min(last["loss_x"], last["loss_y"]) < last["meta_loss"] < max(last["loss_x"], last["loss_y"])
     last = rows[-1]
     assert {"loss_x", "loss_y", "tokens", "tokens_per_second", "validation_x", "validation_y"} <= last.keys()
     assert last["validation"] == pytest.approx(result.validation)
-    assert min(last["loss_x"], last["loss_y"]) <= last["meta_loss"] <= max(last["loss_x"], last["loss_y"])
 
 
-@pytest.mark.parametrize(("x", "y"), [(0.0, 1.0), (1.0, 3.0)])
-def test_the_loss_weighs_parameters_and_values(family, tmp_path, x, y):
-    optimizer = ImitationConfig(buckets=BUCKETS[:1], warmup=2, x_weight=x, y_weight=y)
+def test_the_loss_weighs_parameters_and_values(trained):
+    """A weighted mean over tokens."""
+    apart = [row for row in trained[1] if abs(row["loss_y"] - row["loss_x"]) > 0.05]
+    assert len(apart) > 5
+    for row in apart:
+        share = (row["meta_loss"] - row["loss_x"]) / (row["loss_y"] - row["loss_x"])
+        assert 0.4 < share < 0.95, "of two or three parameters each counts once, and a value thrice, where it is told"
+
+
+@pytest.mark.slow  # the one before has weights, too, none of which is 0
+def test_what_has_no_weight_is_not_in_the_loss(family, tmp_path):
+    optimizer = ImitationConfig(buckets=BUCKETS[:1], warmup=2, x_weight=0.0)
     _, rows = fit(tmp_path, family, optimizer=optimizer, steps=10)
-    last = rows[-1]
-    assert (
-        min(last["loss_x"], last["loss_y"]) < last["meta_loss"]
-        if x
-        else last["meta_loss"] == pytest.approx(last["loss_y"])
-    )
-    if x:  # a weighted mean over tokens
-        share = (last["meta_loss"] - last["loss_x"]) / (last["loss_y"] - last["loss_x"])
-        assert 0.5 < share < 0.95, "of at most three parameters each counts once, and a value thrice"
+    assert rows[-1]["meta_loss"] == pytest.approx(rows[-1]["loss_y"])
 
 
 @pytest.mark.slow
