@@ -18,7 +18,9 @@ from meta import trainer
 from meta.recordings import imports
 from meta.recordings.trajectories import read_manifest
 
-CONFIG = OptFormerConfig(bins=16, width=32, heads=2, feedforward=64, decoder_layers=1, max_trials=8)
+CONFIG = OptFormerConfig(
+    bins=16, width=16, heads=2, feedforward=16, encoder_layers=1, decoder_layers=1, max_trials=8
+)  # fmt: skip
 FEW = [
     "meta.optimizer.buckets=[24]", "meta.optimizer.learning_rate=1e-2", "meta.optimizer.warmup=2", "meta.log_every=5",
     "meta.validate_every=10", "meta.checkpoint_every=10", "meta.validation_tasks=32", "meta.devices=1",
@@ -32,7 +34,9 @@ SPACE = {
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
     """An OptFormer that has learned nothing."""
-    return str(l2o.save(tmp_path_factory.mktemp("zoo") / "fresh", CONFIG, CONFIG.build().init(jax.random.key(0))))
+    return str(
+        l2o.save(tmp_path_factory.mktemp("zoo") / "fresh", CONFIG, jax.jit(CONFIG.build().init)(jax.random.key(0)))
+    )
 
 
 def fill(url, name, trials, rng, **fields):
