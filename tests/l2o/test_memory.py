@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +17,26 @@ def data(n, d=2, seed=0):
     return x, jnp.sin(6 * x[:, 0]) + x.sum(1) ** 2
 
 
+MOST = 64
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def observed(x, y, count, scales, due, size):
+    """The first `count` of the observations; one program for any number of them."""
+    memory = Memory.empty(size, x.shape[1], len(scales))._replace(scales=scales, due=due)
+    keys = jax.random.split(jax.random.key(7), MOST)
+    return jax.lax.fori_loop(0, count, lambda i, m: m.observe(keys[i], x[i], y[i]), memory)
+
+
 def filled(x, y, size, scales=SCALES, due=NEVER):
     """Observations in order, with length scales that stay as they are unless `due` is small."""
-    memory = Memory.empty(size, x.shape[1], len(scales))._replace(scales=scales, due=jnp.asarray(due))
-    keys = jax.random.split(jax.random.key(7), len(y))
-    return jax.lax.scan(lambda m, q: (m.observe(*q), None), memory, (keys, x, y))[0]
+    wide, long = jnp.zeros((MOST, x.shape[1])).at[: len(x)].set(x), jnp.zeros(MOST).at[: len(y)].set(y)
+    return observed(wide, long, len(y), jnp.asarray(scales), jnp.asarray(due), size)
+
+
+observe, predict, log_improvement = (
+    jax.jit(method) for method in (Memory.observe, Memory.predict, Memory.log_improvement)
+)
 
 
 def correlation(a, b, scale):
@@ -51,7 +68,7 @@ def textbook(x, y, q, scale):
 def test_reading_equals_the_textbook():
     (x, y), (q, _) = data(12), data(5, seed=1)
     memory = filled(x, y, 16)
-    means, variances = memory.predict(q)
+    means, variances = predict(memory, q)
     logs = []
     for i, scale in enumerate(SCALES):
         mean, variance, log = textbook(x, y, q, scale)
@@ -69,16 +86,16 @@ def test_reading_equals_the_textbook():
         gains = gains + weight * s * (z * norm.cdf(z) + norm.pdf(z))
     clear = gains > 1e-4
     assert clear.any()
-    np.testing.assert_allclose(np.exp(memory.log_improvement(q))[clear], gains[clear], rtol=0.1)
+    np.testing.assert_allclose(np.exp(log_improvement(memory, q))[clear], gains[clear], rtol=0.1)
 
 
 @pytest.mark.parametrize(("factor", "shift"), [(1.0, 1000.0), (1e-6, 0.0), (1e6, -3e6)])
 def test_units_do_not_matter(factor, shift):
     (x, y), (q, _) = data(10), data(20, seed=1)
     plain, other = filled(x, y, 16), filled(x, factor * y + shift, 16)
-    expected = plain.log_improvement(q)
+    expected = log_improvement(plain, q)
     near = expected > expected.max() - 8
-    found = other.log_improvement(q)
+    found = log_improvement(other, q)
     np.testing.assert_allclose(found[near], expected[near], atol=0.05)
 
 
@@ -94,18 +111,18 @@ def test_warping_bends_what_is_far_above_the_median_and_keeps_the_order():
 
 def test_an_empty_memory_and_equal_values_are_finite():
     q, _ = data(4)
-    assert np.isfinite(Memory.empty(8, 2).log_improvement(q)).all()
+    assert np.isfinite(log_improvement(Memory.empty(8, 2), q)).all()
     x, y = data(7)
     for n in (1, 7):
-        assert np.isfinite(filled(x[:n], jnp.full(n, 3.0), 8, due=6).log_improvement(q)).all()
+        assert np.isfinite(log_improvement(filled(x[:n], jnp.full(n, 3.0), 8, due=6), q)).all()
     same = filled(jnp.tile(x[:1], (7, 1)), y, 8, due=6)
-    assert np.isfinite(same.log_improvement(q)).all() and np.isfinite(same.descent(x[0])).all()
+    assert np.isfinite(log_improvement(same, q)).all() and np.isfinite(same.descent(x[0])).all()
 
 
 def test_nothing_is_expected_where_the_best_point_lies():
     """Else a search that trusts the memory stays there for good."""
     x, y = data(12)
-    gains = filled(x, y, 16).log_improvement(jnp.concatenate([x[jnp.argmin(y)][None], data(50, seed=3)[0]]))
+    gains = log_improvement(filled(x, y, 16), jnp.concatenate([x[jnp.argmin(y)][None], data(50, seed=3)[0]]))
     assert gains[0] < gains[1:].max() - 3
 
 
@@ -114,7 +131,7 @@ def test_descent_is_the_negative_gradient_of_the_mean_in_length_scales():
     memory = filled(x, y, 16)
     leading = int(jnp.argmax(memory.fit().weight))
     point = jnp.array([0.4, 0.6])
-    gradient = jax.grad(lambda p: memory.predict(p[None])[0][leading, 0])(point)
+    gradient = jax.grad(lambda p: predict(memory, p[None])[0][leading, 0])(point)
     scales = SCALES[leading]
     expected = -scales * (scales * gradient) / jnp.linalg.norm(scales * gradient)
     np.testing.assert_allclose(memory.descent(point), expected, rtol=1e-3, atol=1e-4)
@@ -150,7 +167,7 @@ def test_a_full_memory_keeps_the_better_half():
     order = jnp.array([*sorted(kept, key=lambda i: float(y[i])), 8])
     expected = filled(x[order], y[order], 8, scales=memory.scales)
     q, _ = data(5, seed=1)
-    (means, variances), (other, others) = memory.predict(q), expected.predict(q)
+    (means, variances), (other, others) = predict(memory, q), predict(expected, q)
     np.testing.assert_allclose(means, other, rtol=1e-2, atol=1e-2)
     np.testing.assert_allclose(variances, others, rtol=0.05, atol=1e-3)
 
@@ -159,14 +176,16 @@ def test_a_batch_equals_a_loop_also_when_it_is_due_for_some():
     x, y = data(41)
     memories = [filled(x[:n], y[:n], 40, due=due) for n, due in ((3, 4), (39, 40), (20, NEVER))]
     keys = jax.random.split(jax.random.key(9), 3)
-    together = jax.vmap(lambda k, m: m.observe(k, x[40], y[40]))(keys, jax.tree.map(lambda *a: jnp.stack(a), *memories))
+    together = jax.jit(jax.vmap(lambda k, m: m.observe(k, x[40], y[40])))(
+        keys, jax.tree.map(lambda *a: jnp.stack(a), *memories)
+    )
     assert together.used.tolist() == [4, 20, 21]
     for i, memory in enumerate(memories):
-        alone = memory.observe(jax.random.clone(keys)[i], x[40], y[40])
+        alone = observe(memory, jax.random.clone(keys)[i], x[40], y[40])
         np.testing.assert_allclose(together.scales[i], alone.scales, rtol=1e-4)
         q, _ = data(5, seed=1)
         one = jax.tree.map(lambda a, i=i: a[i], together)
-        for a, b in zip(one.predict(q), alone.predict(q), strict=True):
+        for a, b in zip(predict(one, q), predict(alone, q), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-2, atol=2e-2)
 
 
@@ -185,9 +204,9 @@ def test_a_batch_of_batches_equals_a_loop():
     ]
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *[jax.tree.map(lambda *a: jnp.stack(a), *row) for row in memories])
     key = jax.random.key(3)
-    together = jax.vmap(jax.vmap(lambda m: m.observe(jax.random.clone(key), x[8], y[8])))(stacked)
+    together = jax.jit(jax.vmap(jax.vmap(lambda m: m.observe(jax.random.clone(key), x[8], y[8]))))(stacked)
     for i in range(2):
         for j in range(2):
-            alone = memories[i][j].observe(jax.random.clone(key), x[8], y[8])
+            alone = observe(memories[i][j], jax.random.clone(key), x[8], y[8])
             assert together.used[i, j] == alone.used
             np.testing.assert_allclose(together.scales[i, j], alone.scales, rtol=1e-4)
