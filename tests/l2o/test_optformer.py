@@ -75,6 +75,17 @@ def bound(theta):
     return l2o.Optimizer(*(functools.partial(compiled()[field], theta) for field in l2o.Optimizer._fields))
 
 
+def played(optimizer, task, state, key, trials):
+    """Points of a plain loop, with the keys of `unroll`."""
+    points = []
+    for t in range(trials):
+        ask_key, tell_key = (jax.random.fold_in(jax.random.fold_in(jax.random.clone(key), t), i) for i in (0, 2))
+        x, state = optimizer.ask(ask_key, state)
+        state = optimizer.tell(tell_key, state, x, task.evaluate(None, x))
+        points.append(x[0])
+    return jnp.stack(points)
+
+
 @pytest.mark.parametrize("fail", [False, True])
 def test_likelihood_is_what_was_sampled_with(theta, fail):
     """The sum over a run of the log-probabilities of its draws, at a fixed range, is its log_prob."""
@@ -113,12 +124,11 @@ def test_cached_equals_uncached():
         return net.decode(theta, read, memory, ())[0]
 
     full, begun, further = at_once(), jax.jit(begin, static_argnums=0), jax.jit(read, static_argnums=0)
-    for width in (4, 8):
-        context = begun(net, theta, study, jnp.zeros(24, jnp.int32), jnp.asarray(0))
-        np.testing.assert_allclose(context.logits, full[0], atol=1e-5)
-        for i in range(0, 24, width):
-            context = further(net, theta, study, context, tokens[i : i + width])
-            np.testing.assert_allclose(context.logits, full[i + width], atol=1e-5)
+    context = begun(net, theta, study, jnp.zeros(24, jnp.int32), jnp.asarray(0))
+    np.testing.assert_allclose(context.logits, full[0], atol=1e-5)
+    for i in range(0, 24, 4):
+        context = further(net, theta, study, context, tokens[i : i + 4])
+        np.testing.assert_allclose(context.logits, full[i + 4], atol=1e-5)
     partly = begun(net, theta, study, tokens, jnp.asarray(12))
     np.testing.assert_allclose(partly.logits, full[12], atol=1e-5)
     whole = further(net, theta, study, partly, tokens[12:16])
@@ -138,21 +148,23 @@ def test_no_illegal_token_in_100000(theta):
 
 
 def test_proposals_lie_in_random_spaces(theta):
+    optimizer = bound(theta)
+
     @jax.jit
-    def several(key):
-        level_key, order_key, run_key = jax.random.split(key, 3)
+    def random_space(level_key, order_key):
         levels = jax.random.randint(level_key, (3,), 0, 40)
         space = Space.mixed(
             jnp.ones(3), jnp.where(levels > 0, levels, 100).astype(jnp.float32), levels, jnp.array([0, 1, 2]),
             jax.random.bernoulli(order_key, shape=(3,)),
         )  # fmt: skip
-        space = space._replace(scale=jnp.where(levels == 1, 0, space.scale))
-        optimizer = TINY.build().bind(theta)
-        task = bowl(Problem(space, space.low))
-        _, found = l2o.unroll(optimizer, task, optimizer.init(level_key, task.problem), run_key, 3)
-        return jax.vmap(space.contains)(found.x[:, 0])
+        return space._replace(scale=jnp.where(levels == 1, 0, space.scale))
 
-    assert np.all(jax.vmap(several)(jax.random.split(jax.random.key(5), 64)))
+    contains = jax.jit(lambda space, x: jax.vmap(space.contains)(x))
+    for key in jax.random.split(jax.random.key(5), 32):
+        level_key, order_key, init_key, run_key = jax.random.split(key, 4)
+        space = random_space(level_key, order_key)
+        task = bowl(problem(space))
+        assert np.all(contains(space, played(optimizer, task, optimizer.init(init_key, task.problem), run_key, 3)))
 
 
 def test_top_k_and_nucleus_keep_the_likeliest():
@@ -312,8 +324,9 @@ def test_a_new_extreme_is_read_again_and_nothing_else(theta):
 
 
 def test_longer_than_it_remembers(theta):
-    _, found = run(theta, problem(), trials=20)
-    assert np.all(jax.vmap(mixed().contains)(found.x[:, 0]))
+    optimizer, task = bound(theta), bowl(problem())
+    state = optimizer.init(jax.random.key(1), task.problem)
+    assert np.all(jax.vmap(mixed().contains)(played(optimizer, task, state, jax.random.key(2), 20)))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -396,15 +409,19 @@ def test_runs_side_by_side_are_those_one_by_one(theta):
     """Also where some of them read everything again and others do not, under one jit."""
     levels = jnp.array([[0, 3, 9], [4, 0, 2], [0, 0, 0], [5, 2, 3]])
 
-    def one(levels, key):
+    def space_of(levels):
         ends = jnp.where(levels > 0, levels - 1.0, 5.0)
-        space = Space.mixed(jnp.where(levels > 0, 0.0, -5.0), ends, levels, jnp.zeros(3, int), jnp.ones(3, bool))
-        optimizer = TINY.build().bind(theta)
-        task = bowl(Problem(space, space.low))
+        return Space.mixed(jnp.where(levels > 0, 0.0, -5.0), ends, levels, jnp.zeros(3, int), jnp.ones(3, bool))
+
+    def one(levels, key):
+        optimizer, task = TINY.build().bind(theta), bowl(problem(space_of(levels)))
         _, found = l2o.unroll(optimizer, task, optimizer.init(key, task.problem), key, TRIALS)
         return found.x
 
     keys = jax.random.split(jax.random.key(0), 4)
-    together, alone = jax.jit(jax.vmap(one))(levels, keys), jax.jit(one)
+    together, optimizer = jax.jit(jax.vmap(one))(levels, keys), bound(theta)
     for i in range(4):
-        np.testing.assert_allclose(together[i], alone(levels[i], jax.random.clone(keys[i])), atol=1e-6)
+        key, task = jax.random.clone(keys[i]), bowl(problem(space_of(levels[i])))
+        state = optimizer.init(key, task.problem)
+        alone = played(optimizer, task, state, jax.random.clone(key), TRIALS)
+        np.testing.assert_allclose(together[i, :, 0], alone, atol=1e-6)
