@@ -85,8 +85,8 @@ def assert_close(first, second, rtol=1e-5, atol=1e-6):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=atol), first, second)
 
 
-# to a mesh, es is pes with another sum, and nres without normalisation is a part of nres with it
-ALIKE = ("es", "nres")
+# to a mesh, es is pes with another sum, nres without normalisation is a part of nres with it, and a mix has two others
+ALIKE = ("es", "nres", "backprop", "pes")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in LEARNERS])
@@ -427,6 +427,7 @@ def test_two_processes_equal_one(alone):
     check_two(alone / "runs/mine-1", alone, printed)
 
 
+@pytest.mark.slow  # to go on is to read what fewer devices have left, of which there is a test above
 def test_two_processes_go_on_where_one_stopped(alone):
     run = alone / "stopped"
     shutil.copytree(alone / "alone", run)
