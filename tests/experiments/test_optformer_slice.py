@@ -20,13 +20,14 @@ def command(*arguments):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("optformer")
     command(
-        "data", "bbob_tiny", "--out", folder / "data", "--set", 'source.task.functions=["sphere", "rastrigin"]',
+        "data", "bbob_tiny", "--out", folder / "data", "--set", 'source.task.functions=["sphere"]',
         "--set", "source.task.dimensions=[2]",
     )  # fmt: skip
     printed = command(
         "train", "optformer_tiny", "--out", folder / "run", "--set", f'task.paths=["{folder / "data"}"]',
         "--set", "meta.steps=60", "--set", "meta.log_every=20", "--set", "meta.validate_every=20",
         "--set", "meta.checkpoint_every=60", "--set", "optimizer.width=16", "--set", "optimizer.decoder_layers=1",
+        "--set", "optimizer.feedforward=16",
         "--set", "meta.optimizer.buckets=[24]", "--set", "meta.optimizer.warmup=5", "--set", "meta.devices=1",
     )  # fmt: skip
     assert "tokens/s" in printed
