@@ -15,12 +15,12 @@ from experiments.data import Data, summary
 from experiments.progress import aligned, duration
 from experiments.ship import results_of, scores
 from experiments.study.base import STUDIES, Experiment, Study, load_study
-from l2o.artifact import ZOO
 from l2o.baselines.optax import TunedConfig
 from l2o.errors import UserError
 from l2o.files import exists
 from l2o.host.searchlog import SearchLog
 from l2o.host.studylog import StudyLog
+from l2o.loaded import ZOO
 from l2o.registry import kinds
 from l2o.space.parameter import plain_category
 from meta.curriculum import HorizonConfig

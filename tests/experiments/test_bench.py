@@ -19,7 +19,7 @@ from l2o.gradient.lstm import LSTMConfig
 from l2o.lift.optax import gradient_based
 from l2o.registry import parse
 from meta.estimator import EstimatorConfig
-from meta.estimator.base import Run, Runs
+from meta.estimator.base import InnerRun, Windows
 from meta.objective import SumConfig
 
 
@@ -158,10 +158,10 @@ def test_the_python_loop_estimates_what_the_compiled_steps_do(monkeypatch, kind)
 
     objective, family = SumConfig().build(), meta_step.family()
     zeros = jnp.zeros(len(params[1]), jnp.int32)
-    runs = Run(jnp.zeros((len(zeros), 2), jnp.uint32), params, states, (), zeros)
+    runs = InnerRun(jnp.zeros((len(zeros), 2), jnp.uint32), params, states, (), zeros)
     config = parse(EstimatorConfig, {"kind": "backprop", "unroll_length": 2})
     estimate = jax.jit(config.build(DESCENT, objective, 4, 3).estimate)
-    advance = jax.jit(jax.vmap(lambda theta, run: Runs(DESCENT, objective, 2).advance(theta, run, family)))
+    advance = jax.jit(jax.vmap(lambda theta, run: Windows(DESCENT, objective, 2).advance(theta, run, family)))
     total, steps = 0.0, gradients(first)
     for step, found in enumerate(steps):
         if kind == "backprop":

@@ -14,7 +14,7 @@ from l2o.optformer.acquisition import (
     upper_confidence_bound,
 )
 from l2o.optformer.choice import ChoiceRule, choose, improvements, roll
-from l2o.optformer.decoding import Context, Sampling, Study, predict, value_probabilities
+from l2o.optformer.decoding import Context, EncodedStudy, Sampling, predict, value_probabilities
 from l2o.optformer.model import LOWEST, METRIC, Keys, Network
 from l2o.optformer.prompt import Range
 from l2o.space.domain import Space
@@ -99,7 +99,7 @@ def by_hand(policy):
     return Network(lambda key: {}, lambda *a: None, decode)  # pyright: ignore[reportArgumentType]
 
 
-STUDY = Study(None, jnp.array([8]), jnp.ones(1, bool), jnp.asarray(0), jnp.asarray(15))  # pyright: ignore
+STUDY = EncodedStudy(None, jnp.array([8]), jnp.ones(1, bool), jnp.asarray(0), jnp.asarray(15))  # pyright: ignore
 EMPTY = jnp.zeros((1, 9, 1, 1))
 SPACE = Space.mixed(jnp.zeros(1), jnp.full(1, 7.0), jnp.full(1, 8), jnp.zeros(1, jnp.int32), jnp.ones(1, bool))
 

@@ -9,7 +9,7 @@ import pytest
 
 import l2o
 from l2o import Evaluation, Problem, SearchSpace, Space, Task, UserError
-from l2o.optformer.decoding import Sampling, Study, begin, draw, masked_log_softmax, propose, read
+from l2o.optformer.decoding import EncodedStudy, Sampling, begin, draw, masked_log_softmax, propose, read
 from l2o.optformer.model import SLOTS, Tokens, apart
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.optformer.prompt import Prompt, Range, prompt, reading, stripped
@@ -114,7 +114,7 @@ def test_cached_equals_uncached():
     theta = jax.jit(DEEP.build().init)(jax.random.key(0))
     told = stripped(space, "eagle")
     memory = jax.jit(net.encode)(theta, jnp.where(told.token < 0, -1, told.token + 16), told.slot)
-    study = Study(memory, space.sizes(16), space.ordered, told.first, jnp.asarray(start))
+    study = EncodedStudy(memory, space.sizes(16), space.ordered, told.first, jnp.asarray(start))
     tokens = jax.random.randint(jax.random.key(3), (24,), 0, 3)
     at = lambda position: tokens[jnp.clip(position, 0, 23)]  # noqa: E731
 
