@@ -26,9 +26,10 @@ from l2o.core import (
     state_bytes,
 )
 from l2o.errors import UserError
+from l2o.host.loop import Trial
 from l2o.host.minimize import minimize
 from l2o.host.policy import Policy, Prediction
-from l2o.host.search import Result, Search, Trial
+from l2o.host.search import Result, Search
 from l2o.host.study import Study
 from l2o.lift.evosax import from_evosax
 from l2o.lift.optax import from_optax, gradient_based

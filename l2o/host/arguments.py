@@ -1,13 +1,15 @@
-"""What a person hands to a loop: numbers, counts and lists, or one clear sentence."""
+"""What a person hands to a loop: numbers, counts, lists, paths and assignments, or one clear sentence."""
 
 import math
 import numbers
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from l2o.errors import UserError
+from l2o.space.searchspace import SearchSpace
 
 
 def listed(name: str, values: Any) -> list[Any]:
@@ -52,3 +54,24 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or not low <= value <= high:
         raise UserError(f"{name} is {value!r}: expected a whole number from {low} to {high}")
     return int(value)
+
+
+def one_path(path: str | Path | None, log: str | Path | None) -> str | Path | None:
+    """The path of a log, which has two names.
+
+    Raises:
+      UserError: both are given.
+    """
+    if path is not None and log is not None:
+        raise UserError(f"path is {path!r:.80} and log is {log!r:.80}: expected one of them, they are the same")
+    return log if path is None else path
+
+
+def assignment(space: SearchSpace, parameters: Any) -> dict[str, Any]:
+    """These parameters in the order of a space, as Python's own numbers and strings.
+
+    Raises:
+      UserError: they are no assignment of the space.
+    """
+    space.to_unit(parameters)  # refuses them
+    return {p.name: p.value(p.index(parameters[p.name])) for p in space.parameters}

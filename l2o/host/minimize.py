@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from l2o.errors import UserError
-from l2o.host.arguments import whole_number
+from l2o.host.arguments import one_path, whole_number
+from l2o.host.loop import Trial
 from l2o.host.proposals import Named
-from l2o.host.search import Result, Search, Trial
+from l2o.host.search import Result, Search
 
 
 def minimize(
@@ -23,6 +24,7 @@ def minimize(
     seed: int = 0,
     workers: int = 1,
     callback: Callable[[Result], object] | None = None,
+    path: str | Path | None = None,
     log: str | Path | None = None,
     guesses: Iterable[Any] = (),
     known: Iterable[tuple[Any, Any]] = (),
@@ -40,8 +42,9 @@ def minimize(
       seed: decides all randomness; with one worker and a deterministic f the whole run.
       workers: evaluations at a time, each in a thread.
       callback: called after each evaluation with the result so far; it may raise StopIteration.
-      log: a file that gets everything as it comes. The same call with the same log goes on where it stopped, and with
+      path: a file that gets everything as it comes. The same call with the same file goes on where it stopped, and with
         one worker ends where it would have ended without the stop; a finished one returns at once.
+      log: another name of `path`.
       guesses: points [d] to evaluate first, within the budget.
       known: pairs of a point and its value, from evaluations made before; the budget is for others.
 
@@ -58,7 +61,8 @@ def minimize(
         if not callable(function) and (name == "f" or function is not None):
             raise UserError(f"{name} is {function!r}: expected a function")
     workers = whole_number("workers", workers, 1, 10_000)
-    with Search(bounds, optimizer, budget=budget, seed=seed, log=log, guesses=guesses, known=known) as search:
+    path = one_path(path, log)
+    with Search(bounds, optimizer, budget=budget, seed=seed, path=path, guesses=guesses, known=known) as search:
         pool = None if workers == 1 else ThreadPoolExecutor(workers)
         try:
             stopped = _run(search, lambda trial: _evaluate(f, trial), pool, workers, callback)

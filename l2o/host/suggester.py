@@ -1,67 +1,46 @@
-"""Suggestions of any black-box optimizer to somebody who owns the loop, from the steps of the run so far."""
+"""Suggestions of any black-box optimizer to somebody who owns the loop, from the events of the run so far."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
+from l2o.host.log import Added, Event, Told
 from l2o.host.proposals import Proposer, Source, Ticket
 from l2o.host.view import View
 
 
-class Asked(NamedTuple):
-    """Trials were suggested together.
-
-    Attributes:
-      number: of the first one.
-      assignments: what is evaluated in each.
-      own: whether a person chose them, and not the optimizer.
-    """
-
-    number: int
-    assignments: Sequence[Any]
-    own: bool = False
-
-
-class Told(NamedTuple):
-    """A trial got a value to minimise; NaN where it failed."""
-
-    number: int
-    value: float
-
-
-Step = Asked | Told
-
-
 class Suggester:
-    """What an optimizer would try next, from where the steps of a run have left it.
+    """What an optimizer would try next, from where the events of a run have left it.
 
-    It depends on the steps alone, however they came about: as they happened, or read from a file. So what fails before
-    it has become a step changes nothing.
+    It depends on the events alone, however they came about: as they happened, or read from a file. So what fails before
+    it has become an event changes nothing.
 
     Args:
       source: the optimizer.
       view: how it sees the space.
       budget: evaluations that are planned.
       seed: of all randomness.
+      sign: what values are multiplied by, so that the least is the best: 1, or -1.
     """
 
-    def __init__(self, source: Source, view: View, budget: int, seed: int):
-        self._view = view
+    def __init__(self, source: Source, view: View, budget: int, seed: int, sign: float = 1.0):
+        self._view, self._sign = view, sign
         self._arguments = source, view.space, budget, seed
         self.forget()
 
     def forget(self) -> None:
-        """Begin again from the steps. To be called when a suggestion could not become a step."""
+        """Begin again from the events. To be called when a suggestion could not become one."""
         self._proposer: Proposer | None = None
         self._tickets: dict[int, Ticket] = {}
         self._replayed = 0
 
-    def suggest(self, steps: Sequence[Step], number: int, count: int) -> list[Any]:
-        """Assignments for new trials.
+    def suggest(self, events: Sequence[Event], number: int, count: int) -> list[Any]:
+        """What is to be evaluated in new trials.
 
         Args:
-          steps: all of the run; those of earlier calls come first.
+          events: all of the run; those of earlier calls come first.
           number: of the first new trial.
           count: of new trials.
 
@@ -72,9 +51,9 @@ class Suggester:
         try:
             if self._proposer is None:  # late, so that nothing is compiled for a finished run
                 self._proposer = Proposer(*self._arguments)
-            for step in steps[self._replayed :]:
-                self._replay(self._proposer, step)
-            self._replayed = len(steps)
+            for event in events[self._replayed :]:
+                self._replay(self._proposer, event)
+            self._replayed = len(events)
             tickets = [self._ticket(self._proposer, n) for n in range(number, number + count)]
         except BaseException:  # after Ctrl-C, too
             self.forget()
@@ -86,15 +65,18 @@ class Suggester:
             self._tickets[number] = proposer.propose()
         return self._tickets[number]
 
-    def _replay(self, proposer: Proposer, step: Step) -> None:
-        if isinstance(step, Told):
-            proposer.tell(self._tickets.pop(step.number), step.value)
+    def _replay(self, proposer: Proposer, event: Event) -> None:
+        if isinstance(event, Added):
+            self._tickets[event.number] = proposer.place(self._view.point(event.point))
+        if isinstance(event, Added | Told):
+            value = math.nan if event.value is None else self._sign * event.value
+            proposer.tell(self._tickets.pop(event.number), value)
             return
-        for number, assignment in enumerate(step.assignments, step.number):
-            if step.own:
-                self._tickets[number] = proposer.place(self._view.point(assignment))
+        for number, point in enumerate(event.points, event.number):
+            if event.own:
+                self._tickets[number] = proposer.place(self._view.point(point))
                 continue
-            ticket, evaluated = self._ticket(proposer, number), self._view.point(assignment)
+            ticket, evaluated = self._ticket(proposer, number), self._view.point(point)
             proposed = self._view.point(self._view.assignment(ticket.x, number))
             if not np.array_equal(proposed, evaluated):  # from another machine: what was evaluated counts
                 proposer.replace(ticket, evaluated)

@@ -5,25 +5,27 @@ import select
 import signal
 import sys
 
+import numpy as np
 import pytest
 
 from l2o import SearchSpace, UserError
-from l2o.host.searchlog import SearchLog
-from l2o.host.studylog import StudyLog
+from l2o.host.log import Asked, Log
+from l2o.host.search import box_format
+from l2o.host.study import named_format
 
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="it has no fork"),
     pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning"),
 ]
-ASKED = {"asked": 0, "x": [0.5]}
+ASKED = Asked(0, [np.array([0.5])])
 
 
 def search_log(path):
-    return SearchLog(path, {"bounds": [[0, 1]]})
+    return Log(path, {"bounds": [[0, 1]]}, box_format(1))
 
 
 def study_log(path):
-    return StudyLog(path, {"space": []}, SearchSpace.from_dict({"x": (0.0, 1.0)}))
+    return Log(path, {"space": []}, named_format(SearchSpace.from_dict({"x": (0.0, 1.0)})))
 
 
 def events(path):

@@ -318,8 +318,9 @@ def test_a_trial_is_told_by_its_number_a_copy_or_a_point():
     search.observe(np.int64(1), 2.0)
     search.observe(pickle.loads(pickle.dumps(trials[0])), 3.0)
     search.observe([1, 2], 0.5, seconds=2.0)
-    assert [(t.number, t.value) for t in search.history] == [(2, 1.0), (1, 2.0), (0, 3.0), (4, 0.5)]
-    assert [t.value for t in trials[:3]] == [3.0, 2.0, 1.0] and math.isnan(trials[3].value)
+    assert [t.value for t in search.history] == [3.0, 2.0, 1.0, None, 0.5]
+    assert [t.number for t in search.result().history] == [2, 1, 0, 4]
+    assert [t.state for t in trials] == ["complete"] * 3 + ["pending"]
     assert search.best.known and search.evaluations == 3
 
 
@@ -335,7 +336,7 @@ def test_failed_evaluations_do_not_end_the_run():
         "the value is inf",
         "the value is -inf",
     }
-    assert all(math.isnan(t.value) for t in failed) and result.nfev == 60
+    assert all(t.value is None and t.state == "infeasible" for t in failed) and result.nfev == 60
     assert result.fun == min(t.value for t in result.history if not t.error)
 
 
@@ -683,7 +684,7 @@ def test_bad_input_is_one_sentence(refusals, change):
 def test_a_trial_is_observed_once_by_its_own_search(refusals):
     expected = "expected a number within the bounds for each dimension"
     assert [refusals[key] for key in refusals if key.isdigit()] == [
-        *["observe takes a trial once, and trial 0 has a value or an error already"] * 2,
+        *["observe: trial 0 is complete already, expected one that is pending"] * 2,
         "observe: there is no trial 1, expected a number below 1",
         "observe: there is no trial -1, expected a number below 1",
         f"the point is True: {expected}",

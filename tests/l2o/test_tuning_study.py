@@ -555,7 +555,7 @@ def test_a_file_of_another_study_is_refused(name, tmp_path):
     call = {"space": {"a": (0.0, 1.0), "b": [1, 0]}, "optimizer": "random", "path": tmp_path / "file"}
     Study(**call).close()
     content = (tmp_path / "file").read_bytes()
-    with pytest.raises(UserError, match=f"is the file of another study, its {name} is .* there"):
+    with pytest.raises(UserError, match=f"is the log of another study, its {name} is .* there"):
         Study(**call | OTHERS[name])
     with pytest.raises(UserError, match="its space is"):
         Study(**call | {"space": {"a": (0.0, 1.0), "b": [True, False]}})
@@ -584,20 +584,20 @@ def test_a_damaged_line_is_refused(line, tmp_path):
     lines = (tmp_path / "file").read_text().splitlines()
     lines[3] = line
     (tmp_path / "file").write_text("\n".join(lines) + "\n")
-    with pytest.raises(UserError, match="line 4 is damaged: remove the file to begin again"):
+    with pytest.raises(UserError, match="line 4 is damaged: remove the log to begin again"):
         Study(space, "random", path=tmp_path / "file")
 
 
 def test_a_search_log_is_no_study(tmp_path):
     l2o.Search([(0, 1)], "random", log=tmp_path / "file").close()
-    with pytest.raises(UserError, match=r"is not a file of l2o\.Study"):
+    with pytest.raises(UserError, match=r"is not a log of l2o\.Study"):
         Study(SPACE, "random", path=tmp_path / "file")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no locks")
 def test_one_process_at_a_time(tmp_path):
     with Study(SPACE, "random", path=tmp_path / "file") as study:
-        with pytest.raises(UserError, match=r"file .* is in use by another study: wait for it, or close it"):
+        with pytest.raises(UserError, match=r"log .* is in use by another study: wait for it, or close it"):
             Study(SPACE, "random", path=tmp_path / "file")
         trial = study.suggest()
     with pytest.raises(UserError, match="is closed: open it again"):
@@ -624,9 +624,9 @@ REFUSED = {
     "Study(S, 'random', name='\\ud800')": "must be valid Unicode",
     "Study(S, 'random', seed=-1)": "seed is -1: expected a whole number",
     "Study(S, 'random', budget=0)": "budget is 0: expected a whole number",
-    "Study(S, 'random', path='/nowhere/file')": "file /nowhere/file cannot be opened: No such file or directory",
-    "Study(S, 'random', path='.')": "file . cannot be opened",
-    "Study(S, 'random', path=3)": "the file of a study is 3: expected a path",
+    "Study(S, 'random', path='/nowhere/file')": "log /nowhere/file cannot be opened: No such file or directory",
+    "Study(S, 'random', path='.')": "log . cannot be opened",
+    "Study(S, 'random', path=3)": "the log of a study is 3: expected a path",
     "Study({f'p{i}': (0.0, 1.0) for i in range(17)})": "found 17 parameters, expected at most 16",
     "Study({f'p{i}': (0.0, 1.0) for i in range(9)}, 'rnn').suggest()": "up to 6 dimensions",
     "Study(S, 'random', earlier=[Study(S, 'random')])": "random reads no earlier studies",
@@ -640,10 +640,10 @@ REFUSED = {
     "study.observe(done, 1.0)": "observe: trial 0 is complete already, expected one that is pending",
     "study.fail(done)": "fail: trial 0 is complete already",
     "study.observe(9, 1.0)": "observe: there is no trial 9, expected a number below",
-    "study.observe(True, 1.0)": "observe takes a trial that this study suggested, found True",
-    "study.observe(0.0, 1.0)": "observe takes a trial that this study suggested, found 0.0",
-    "study.observe(Study(S, 'random', seed=1).suggest(), 1.0)": "observe takes a trial that this study suggested",
-    "study.fail(Study(S, 'random', seed=1).suggest(2)[1])": "fail takes a trial that this study suggested",
+    "study.observe(True, 1.0)": "observe takes a trial that this study asked for, found True",
+    "study.observe(0.0, 1.0)": "observe takes a trial that this study asked for, found 0.0",
+    "study.observe(Study(S, 'random', seed=1).suggest(), 1.0)": "observe takes a trial that this study asked for",
+    "study.fail(Study(S, 'random', seed=1).suggest(2)[1])": "fail takes a trial that this study asked for",
     "study.observe({'a': 1.5}, 1.0)": "parameter 'a' is 1.5: expected a number from 0.0 to 1.0",
     "Study(S, 'random', guesses={'a': 0.5})": "guesses are {'a': 0.5}: expected a list",
     "Study(S, 'random', guesses=[{'a': 1.5}])": "parameter 'a' is 1.5",
