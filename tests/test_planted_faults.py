@@ -131,13 +131,13 @@ FAULTS = [
         "tests/l2o/test_optformer.py::test_likelihood_sees_no_future",
     ),
     Fault(
-        "the goal is swapped", "l2o/optformer/text.py",
-        "return cls(high, low, bins) if flip else cls(low, high, bins)",
-        "return cls(low, high, bins) if flip else cls(high, low, bins)", "tests/l2o/test_serialization.py",
+        "the goal is swapped", "l2o/host/policy.py",
+        'sign = -1.0 if record.goal == "maximize" else 1.0', 'sign = 1.0 if record.goal == "maximize" else -1.0',
+        "tests/l2o/test_policy.py::test_predictions_are_in_the_metrics_own_units",
     ),
     Fault(
-        "a mark is one token late", "l2o/optformer/serialization.py",
-        "return bins + MARKS.index(trial.state)", "return bins + 1 + MARKS.index(trial.state)",
+        "a parameter has one value too many", "l2o/optformer/serialization.py",
+        "vocabulary.byte(min(p.levels, MOST_LEVELS) - 1)", "vocabulary.byte(min(p.levels, MOST_LEVELS))",
         "tests/l2o/test_serialization.py",
     ),
     Fault(

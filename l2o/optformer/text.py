@@ -33,12 +33,12 @@ class Scale(NamedTuple):
     """How the values of a metric become bins.
 
     Attributes:
-      low: the value at 0 in the unit interval; a real number.
-      high: the value at 1, different from low or, where there is one value only, the same: it is then in the middle.
+      low: the value at 0 in the unit interval.
+      high: the value at 1; where it is the same, that value is in the middle.
       bins: equal shares of the unit interval.
 
-    >>> Scale(0.0, 1.0, 10).bin(0.25), Scale(1.0, 0.0, 10).bin(0.25), Scale(0.0, 1.0, 10).value(2)
-    (2, 7, 0.25)
+    >>> Scale(0.0, 1.0, 10).bin(0.25), Scale(0.0, 1.0, 10).value(2)
+    (2, 0.25)
     """
 
     low: float
@@ -46,8 +46,8 @@ class Scale(NamedTuple):
     bins: int
 
     @classmethod
-    def of(cls, y_range: Any, bins: int, flip: bool = False) -> "Scale":
-        """The scale of a range (low, high); flipped, high is at 0.
+    def of(cls, y_range: Any, bins: int) -> "Scale":
+        """The scale of a range (low, high).
 
         Raises:
           UserError: it is not one of finite numbers with low at most high, and a width that is finite.
@@ -58,7 +58,7 @@ class Scale(NamedTuple):
             low, high = math.nan, math.nan
         if not (low <= high and math.isfinite(high - low)):
             raise UserError(f"the range of a metric is {y_range!r:.80}: expected finite numbers, low and high")
-        return cls(high, low, bins) if flip else cls(low, high, bins)
+        return cls(low, high, bins)
 
     def bin(self, value: float | int) -> int:
         """The bin of a value; those outside of the range are in the first or the last."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from l2o import Parameter, SearchSpace, Space, UserError
-from l2o.optformer.serialization import (
-    Record,
-    RecordedTrial,
-    from_text,
-    metadata_tokens,
-    parse_metadata,
-    parse_trials,
-    segments,
-    to_text,
-    trial_tokens,
-)
-from l2o.optformer.vocabulary import Vocabulary
-from l2o.record import ALGORITHMS
+from l2o.optformer.serialization import metadata_tokens, segments
+from l2o.optformer.text import from_text, to_text
+from l2o.optformer.vocabulary import WORDS, Vocabulary
+from l2o.record import ALGORITHMS, Record, RecordedTrial
 
 # the runtime type checks of the tests look at one element of a tuple, drawn at random
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisWarning")
@@ -89,6 +81,37 @@ def assert_equal_but_for_bins(found, expected, bins):
                 assert abs(a - b) <= p.levels * 0.5 / bins + 1
 
 
+def parse_metadata(tokens, vocabulary):
+    """The study that whole metadata says, without trials, but that tuples are lists: the inverse of the writer."""
+    algorithms = {vocabulary.algorithm(name): name for name in ALGORITHMS}
+    words = {vocabulary.word(name): name for name in WORDS}
+    starts = [i for i, token in enumerate(tokens) if words.get(token) == "parameter"]
+
+    def entries(part):
+        found = []
+        for token in part:
+            if token in words:
+                found.append((words[token], bytearray()))
+            else:
+                found[-1][1].append(token - vocabulary.byte(0))
+        return [(word, raw.decode()) for word, raw in found]
+
+    def parameter(part):
+        kind, scale = words[part[1]], words[part[2]]
+        found = entries(part[3 if kind == "float" else 4 :])
+        only = dict(found)
+        values = [json.loads(text) for word, text in found if word == "category"] or None
+        low, high = (json.loads(only[word]) if word in only else None for word in ("minimum", "maximum"))
+        return Parameter(name=only["name"], kind=kind, low=low, high=high, values=values, scale=scale)
+
+    parameters = [parameter(tokens[i:j]) for i, j in itertools.pairwise([*starts, len(tokens)])]
+    header = dict(entries(tokens[2 : starts[0]]))
+    return Record(
+        SearchSpace(tuple(parameters)), header.get("name", ""), header.get("metric", ""), words[tokens[1]],
+        algorithms[tokens[0]],
+    )  # fmt: skip
+
+
 @settings(deadline=None, max_examples=80)
 @given(records(), st.sampled_from([8, 100, 1000]))
 def test_text_is_invertible(record, bins):
@@ -105,18 +128,6 @@ def test_metadata_tokens_are_invertible(record, bins):
     assert repr(parse_metadata(tokens, vocabulary)) == repr(record)
     assert min(tokens) >= vocabulary.outputs and max(tokens) < vocabulary.size
     assert [token - bins for token in tokens] == metadata_tokens(record, Vocabulary(0))
-
-
-@settings(deadline=None, max_examples=80)
-@given(records(most=4, trials=4), st.sampled_from([8, 256]))
-def test_trial_tokens_are_invertible(record, bins):
-    vocabulary = Vocabulary(bins)
-    rows = trial_tokens(record, vocabulary, Y_RANGE)
-    assert all(len(row) == len(record.space) + 1 and min(row) >= 0 and max(row) < vocabulary.outputs for row in rows)
-    for row, trial in zip(rows, record.trials, strict=True):
-        assert row[:-1] == record.space.to_tokens(trial.parameters, bins)
-    back = dataclasses.replace(record, trials=parse_trials(rows, record, vocabulary, Y_RANGE))
-    assert_equal_but_for_bins(back, record, bins)
 
 
 def _study(**changes):
@@ -176,22 +187,17 @@ def test_the_layout_of_tokens():
     assert whole == head + titles + [t for part in zip(parts, after, strict=True) for t in itertools.chain(*part)]
 
 
-def test_the_best_value_is_bin_zero():
-    v, low_is_best = Vocabulary(10), _study(goal="minimize")
-    complete = [RecordedTrial(_study().trials[0].parameters, value) for value in (-9.0, 0.05, 0.55, 0.95, 9.0)]
-    for record, expected in ((low_is_best, [0, 0, 5, 9, 9]), (_study(), [9, 9, 4, 0, 0])):
-        record = dataclasses.replace(record, trials=complete)
-        rows = trial_tokens(record, v, (0.0, 1.0))
-        assert [row[-1] for row in rows] == expected
-        values = [trial.value for trial in parse_trials(rows, record, v, (0.0, 1.0))]
-        np.testing.assert_allclose(values, [0.05, 0.05, 0.55, 0.95, 0.95])
-    assert to_text(dataclasses.replace(_study(), trials=complete), 10, (0.0, 1.0))[1].endswith("*<9>|")
-
-
 def test_a_range_of_one_value_is_in_the_middle():
-    record = _study(trials=_study().trials[:1])
-    rows = trial_tokens(record, Vocabulary(10), (0.25, 0.25))
-    assert rows[0][-1] == 5 and parse_trials(rows, record, Vocabulary(10), (0.25, 0.25))[0].value == 0.25
+    metadata, trials = to_text(_study(trials=_study().trials[:1]), 10, (0.25, 0.25))
+    assert trials.endswith("*<5>|") and from_text(metadata, trials, 10, (0.25, 0.25)).trials[0].value == 0.25
+
+
+def test_values_beyond_the_range_are_in_the_first_or_the_last_bin():
+    trials = [RecordedTrial(_study().trials[0].parameters, value) for value in (-9.0, 0.05, 0.55, 0.95, 9.0)]
+    metadata, text = to_text(_study(trials=trials), 10, (0.0, 1.0))
+    assert [row.split("*")[1] for row in text.split("|")[:-1]] == ["<0>", "<0>", "<5>", "<9>", "<9>"]
+    values = [trial.value for trial in from_text(metadata, text, 10, (0.0, 1.0)).trials]
+    np.testing.assert_allclose(values, [0.05, 0.05, 0.55, 0.95, 0.95])
 
 
 def test_long_names_are_cut_between_characters():
@@ -237,7 +243,6 @@ def test_constants_tuples_and_steps():
     parsed = parse_metadata(metadata_tokens(record, v), v).space
     assert parsed == SearchSpace.from_dict(lists | {"c": {"kind": "discrete", "values": [2.0]}})
     assert segments(record.space.space, v).reshape(-1).tolist() == metadata_tokens(record, v, stripped=True)[2:]
-    assert trial_tokens(record, v, (0, 2))[0][:3] == [0, 1, 1]
 
 
 def test_segments_can_be_batched():
@@ -274,7 +279,7 @@ def test_numpy_values_are_numbers():
 @pytest.mark.parametrize("y_range", [(1.0, 0.0), (0.0, float("nan")), (-1.7e308, 1.7e308), (1,), None])
 def test_bad_ranges_are_refused(y_range):
     with pytest.raises(UserError, match=r"range of a metric is .*expected finite numbers"):
-        trial_tokens(_study(), Vocabulary(8), y_range)
+        to_text(_study(), 8, y_range)
 
 
 METADATA, TRIALS = to_text(_study(), 10, (0.0, 1.0))
@@ -306,27 +311,3 @@ METADATA, TRIALS = to_text(_study(), 10, (0.0, 1.0))
 def test_damaged_text_is_refused(metadata, trials, message):
     with pytest.raises(UserError, match=message):
         from_text(metadata, trials, 10, (0.0, 1.0))
-
-
-def test_damaged_tokens_are_refused():
-    v, record = Vocabulary(16), _study()
-    tokens = metadata_tokens(record, v)
-    for bad, message in (
-        (tokens[1:], "expected an algorithm"),
-        (tokens[:2], "expected an algorithm"),
-        ([*tokens, 3], "expected a word or a byte, found token 3"),
-        ([*tokens, v.byte(0xFF)], "expected UTF-8"),
-        ([*tokens, v.word("category"), v.byte(0x7B)], "expected JSON"),
-        ([*tokens, v.word("parameter")], "expected a kind and a scale, found nothing and nothing"),
-        (metadata_tokens(record, v, stripped=True), "stripped metadata"),
-    ):
-        with pytest.raises(UserError, match=message):
-            parse_metadata(bad, v)
-    row = trial_tokens(record, v, (0.0, 1.0))[0]
-    for bad, message in (
-        ([*row[:-1], 18], "from 0 to 17"),
-        (row[1:], "expected 4 finite"),
-        ([16, *row[1:]], "16 tokens"),
-    ):
-        with pytest.raises(UserError, match=message):
-            parse_trials([bad], record, v, (0.0, 1.0))
