@@ -122,6 +122,8 @@ def _subclasses(cls: type) -> list[type]:
 
 
 def _configuration() -> str:
+    import l2o
+
     for package in PACKAGES:
         for name in _all_modules(package):
             try:
@@ -129,8 +131,8 @@ def _configuration() -> str:
             except ModuleNotFoundError as error:
                 if (error.name or "").split(".")[0] in PACKAGES:
                     raise  # ours; a library that is an extra may be missing
-    import l2o
-
+            except l2o.UserError:
+                pass  # what needs such a library says so
     document = next(cls for cls in l2o.Config.__subclasses__() if cls.__name__ == "Document")
     documents = [cls for cls in dict.fromkeys(_subclasses(document)) if _ours(cls)]
     documents.sort(key=lambda cls: _order(cls))
