@@ -312,9 +312,17 @@ def _public(package: str) -> str:
     for name in sorted(module.__all__, key=str.lower):
         found = getattr(module, name)
         parts.append(f"::: {found.__module__}.{found.__qualname__}\n")  # a module may have the name of its function
-    sampler = next(name for name in _all_modules(package) if name.endswith(".sampler"))  # not imported: it needs Optuna
-    parts.append(f"::: {sampler}.OptFormerSampler\n    options:\n      members: false\n")
+    parts.append(
+        f"::: {_module_with('class OptFormerSampler', package)}.OptFormerSampler\n    options:\n      members: false\n"
+    )
     return "\n".join(parts)
+
+
+def _module_with(text: str, package: str) -> str:
+    """The module whose source has a text; it is not imported, as it may need an extra."""
+    paths = (ROOT / package).rglob("*.py")
+    path = next(path for path in paths if text in path.read_text(encoding="utf-8"))
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def _modules_of(package: str) -> str:
