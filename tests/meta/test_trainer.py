@@ -132,8 +132,10 @@ def test_empty_arrays_are_kept_in_checkpoints(tmp_path):
         assert restored["empty"].shape == (0, 2) and restored["empty"].dtype == np.int32
 
 
-# before the first checkpoint, after it, and at every row in turn: 4 and 7 die before their own checkpoint is written
-@pytest.mark.parametrize("kills", [(2,), (6,), (2, 4, 6, 7)])
+# at every row in turn: 4 and 7 die before their own checkpoint is written; in a release before and after one alone, too
+@pytest.mark.parametrize(
+    "kills", [pytest.param((2,), marks=pytest.mark.slow), pytest.param((6,), marks=pytest.mark.slow), (2, 4, 6, 7)]
+)
 def test_resumed_equals_uninterrupted_to_the_bit(whole, tmp_path, kills):
     report = killer(*kills)
     for step in kills:
