@@ -180,7 +180,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# what a mix and another learner leave; in a release what each estimator does
+@pytest.mark.parametrize(
+    "kind", [kind if kind in ("mix", "evolution") else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_what_each_kind_of_training_leaves_can_be_loaded(tmp_path, cli, kind):
     (tmp_path / "mine.toml").write_text(WITHOUT_ESTIMATOR)
     with jax.numpy_rank_promotion("allow" if kind == "evolution" else "raise"):  # evosax relies on it
