@@ -34,7 +34,7 @@ from meta.recordings.rollouts import RolloutsConfig, study_keys
 from tasks.bbob.mixed import HELD_OUT, BBOBMixedConfig
 
 TRIALS = 8
-CONFIG = OptFormerConfig(bins=16, width=32, heads=2, feedforward=64, decoder_layers=1, max_trials=TRIALS)
+CONFIG = OptFormerConfig(bins=16, width=16, heads=2, feedforward=16, decoder_layers=1, max_trials=TRIALS)
 TINY = {
     "kind": "imitation",
     "description": "tiny",
@@ -55,7 +55,7 @@ def made(**fields):
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
     """An OptFormer that has learned nothing, but does very different things when prompted differently."""
-    theta = jax.tree.map(lambda a: 3 * a, CONFIG.build().init(jax.random.key(0)))
+    theta = jax.tree.map(lambda a: 3 * a, jax.jit(CONFIG.build().init)(jax.random.key(0)))
     return l2o.save(tmp_path_factory.mktemp("zoo") / "fresh", CONFIG, theta)
 
 
@@ -211,6 +211,7 @@ def test_a_resumed_study_makes_no_run_twice(copied, monkeypatch):
         run(made(instances=4, optimizers=study.optimizers), out, resume=True)
 
 
+@pytest.mark.slow  # the one before makes what is missing and nothing else, by the names of teachers and of the model
 def test_another_model_makes_no_teacher_run_again(copied, tmp_path, monkeypatch):
     study, out, results = copied
     other = l2o.save(tmp_path / "other", CONFIG, CONFIG.build().init(jax.random.key(1)))
