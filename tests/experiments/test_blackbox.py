@@ -294,7 +294,8 @@ def test_equal_below_the_floor():
 def test_groups_of_meta_training_seeds(tmp_path, fresh):
     config = l2o.load(fresh).config
     runs = [str(fresh), str(l2o.save(tmp_path / "b", config, config.build().init(jax.random.key(1))))]
-    study = made(tasks={"branin": TINY["tasks"]["branin"]}, groups={"both": runs})
+    few = {"baselines": {"random": {"kind": "random"}}, "reference": None}
+    study = made(tasks={"branin": TINY["tasks"]["branin"]}, groups={"both": runs}, **few)
     found = run(study, tmp_path / "out", lambda line: None)
     ratios = {c["name"]: c["ratio"]["7"] for c in found["columns"]}
     assert found["groups"]["both"]["7"][0] == pytest.approx((ratios["fresh"] * ratios["b"]) ** 0.5)
@@ -364,7 +365,8 @@ def test_two_columns_of_one_name(tmp_path, fresh):
 
 
 def test_from_the_command_line(tmp_path, fresh, cli):
-    one = {**TINY, "tasks": {"branin": TINY["tasks"]["branin"]}}
+    few = {name: TINY["baselines"][name] for name in ("random", "quasi")}
+    one = {**TINY, "tasks": {"branin": TINY["tasks"]["branin"]}, "baselines": few}
     (tmp_path / "mine.toml").write_text(tomli_w.dumps(one))
     found = cli("study", tmp_path / "mine.toml", "--optimizer", fresh, "--out", tmp_path / "s")
     assert found.code == 0, found
