@@ -27,7 +27,7 @@ SPACE = SearchSpace.from_dict({
 
 def loaded(**changes):
     config = TINY.model_copy(update=changes)
-    return l2o.Loaded(config, config.build().init(jax.random.key(0)), {}, [], "")
+    return l2o.Loaded(config, jax.jit(config.build().init)(jax.random.key(0)), {}, [], "")
 
 
 @pytest.fixture(scope="module")
@@ -40,25 +40,29 @@ def prior():
     return Policy(loaded())
 
 
+@pytest.fixture(scope="module")
+def optimizer(prior):
+    """The optimizer with the same meta-parameters, compiled."""
+    return l2o.Optimizer(*map(jax.jit, TINY.build().bind(prior.theta)))
+
+
 def trials(count, seed=0):
     rng = np.random.default_rng(seed)
     return [RecordedTrial(SPACE.from_unit(rng.uniform(size=3)), float(rng.normal())) for _ in range(count)]
 
 
-def test_a_suggestion_is_that_of_the_optimizer_with_the_same_history(prior):
+def test_a_suggestion_is_that_of_the_optimizer_with_the_same_history(prior, optimizer):
     record = Record(SPACE, "svm on wine", "loss", trials=trials(5))
     about = prompt(dataclasses.replace(record, algorithm="random", trials=()))
-    optimizer = TINY.build().bind(prior.theta)
     point = jnp.asarray(SPACE.to_point(record.trials[0].parameters))
-    ask, tell = jax.jit(optimizer.ask), jax.jit(optimizer.tell)
-    state = jax.jit(optimizer.init)(jax.random.key(9), Problem(SPACE.space, point, context=about))
+    state = optimizer.init(jax.random.key(9), Problem(SPACE.space, point, context=about))
     for trial in record.trials:
         value = Evaluation(jnp.asarray([trial.value]))
-        state = tell(jax.random.key(8), state, jnp.asarray(SPACE.to_point(trial.parameters))[None], value)
+        state = optimizer.tell(jax.random.key(8), state, jnp.asarray(SPACE.to_point(trial.parameters))[None], value)
     key = jax.random.key(3)
     for number in (5, 0, 0):  # trials, suggestion, attempt
         key = jax.random.fold_in(key, number)
-    x, _ = ask(key, state)
+    x, _ = optimizer.ask(key, state)
     assert SPACE.from_point(x[0]) == pytest.approx(SPACE.from_point(SPACE.to_point(prior.suggest(record, seed=3)[0])))
 
 
@@ -154,7 +158,7 @@ def test_huge_and_equal_values(ranking, values):
         assert np.all(np.diff(found.edges) >= 0) and np.all(np.isfinite(found.edges))
 
 
-def test_odd_studies():
+def test_odd_studies(ranking):
     """One category, twelve parameters, names of 500 characters and of none of ASCII."""
     space = SearchSpace.from_dict(
         {
@@ -166,11 +170,10 @@ def test_odd_studies():
     rng = np.random.default_rng(0)
     told = [RecordedTrial(space.from_unit(rng.uniform(size=12)), v) for v in (1.0, 2.0, 3.0)]
     told[1] = told[1]._replace(value=None, state="infeasible")
-    policy = Policy(loaded(acquisition="expected_improvement"))
     record = Record(space, "学習" * 250, "é" * 500, "maximize", trials=told)
-    (found,) = policy.suggest(record)
+    (found,) = ranking.suggest(record)
     space.to_point(found)
-    assert found["größe"] == "only" and np.isfinite(policy.predict(record, [found])[0].mean())
+    assert found["größe"] == "only" and np.isfinite(ranking.predict(record, [found])[0].mean())
 
 
 def test_a_longer_study_compiles_nothing(caplog):
@@ -201,20 +204,19 @@ def test_values_of_a_range_are_the_inverse_of_shares(curve):
     np.testing.assert_allclose(scale.value(scale.share(values)), values, rtol=1e-5, atol=1e-5)
 
 
-def test_asking_again_marks_trials_as_in_progress():
+def test_asking_again_marks_trials_as_in_progress(optimizer):
     """The second point knows of the first, and whatever comes back is no longer in progress."""
-    optimizer = TINY.build().bind(loaded().theta)
-    space = SPACE.space
-    state = jax.jit(optimizer.init)(jax.random.key(0), Problem(space, space.from_unit(jnp.full(3, 0.5))))
-    ask, tell, points = jax.jit(optimizer.ask), jax.jit(optimizer.tell), []
+    space, about = SPACE.space, prompt(Record(SPACE, "svm on wine", "loss", algorithm="random"))
+    state = optimizer.init(jax.random.key(0), Problem(space, space.from_unit(jnp.full(3, 0.5)), context=about))
+    points = []
     for i in range(4):
-        x, state = ask(jax.random.key(i), state)
+        x, state = optimizer.ask(jax.random.key(i), state)
         points.append(x)
     assert state.inner.opened == 3  # of which it sees the latest
     tokens = [space.to_tokens(x[0], 16) for x in points]
     np.testing.assert_array_equal(state.inner.open, jnp.stack(tokens[1:]))
     for i in (2, 0, 3, 1):
-        state = tell(jax.random.key(0), state, points[i], Evaluation(jnp.asarray([float(i)])))
+        state = optimizer.tell(jax.random.key(0), state, points[i], Evaluation(jnp.asarray([float(i)])))
     assert state.inner.opened == 0 and state.inner.told == 4
     np.testing.assert_array_equal(state.inner.values[:4], [2.0, 0.0, 3.0, 1.0])
 
@@ -222,6 +224,10 @@ def test_asking_again_marks_trials_as_in_progress():
 def test_lookahead_needs_an_acquisition_function():
     with pytest.raises(UserError, match="lookahead ranks candidates"):
         loaded().configured(lookahead=1)
+
+
+@pytest.mark.slow  # test_acquisition.py has the choice with lookahead
+def test_a_policy_looks_ahead():
     policy = Policy(loaded(acquisition="expected_improvement", lookahead=1, candidates=4))
     assert policy.suggest(Record(SPACE, trials=trials(3)))
 
