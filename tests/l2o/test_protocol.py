@@ -38,6 +38,7 @@ OPTIMIZERS = [
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 # algorithms of evosax behind one adapter, and one process with two acquisitions: others of their kind have all tests
 ALIKE = {f"baseline {kind}" for kind in ("pso", "snes", "sep_cma_es", "xnes", "pgpe", "evosax_les", "gp_ucb")}
+LARGE = {"fresh optformer", "fresh rnn"}
 every_way = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if isinstance(n, str) and n in ALIKE else n for n in OPTIMIZERS]
 )
@@ -175,7 +176,11 @@ def test_shapes_are_stable_and_ask_may_be_called_twice(name):
         assert all(chosen.space.contains(jax.tree.map(lambda a, i=i: a[i], x)) for i in range(n))
 
 
-@every_way
+# op by op these two take longest, and each function of theirs is compared in the other tests and, in a release, here
+EAGER = [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE | LARGE else n for n in OPTIMIZERS if isinstance(n, str)]
+
+
+@pytest.mark.parametrize("name", [*EAGER, *(n for n in OPTIMIZERS if not isinstance(n, str))])
 def test_jit_equals_eager(name):
     eager, jitted = rounds(build(name), problem(name)), rounds(compiled(name)[0], problem(name))
     assert_close(name, jitted, eager)
