@@ -2,6 +2,7 @@
 
 import meta as meta
 import tasks as tasks
-from experiments.study.base import Experiment, Study
+from experiments.run import Experiment
+from experiments.study.curves.config import Curves as Study
 
 __all__ = ["Experiment", "Study"]

@@ -1,5 +1,7 @@
 """The command line: `l2o --help` lists its commands."""
 
+import contextlib
+import json
 import os
 import shlex
 import sys
@@ -50,7 +52,8 @@ def train(
 ) -> None:
     """Meta-train an optimizer. It runs on all devices of this or of several processes."""
     from experiments import run
-    from experiments.study.base import Experiment
+    from experiments.directory import fresh_directory
+    from experiments.run import Experiment
     from meta import parallel
 
     import_modules(modules)
@@ -65,7 +68,7 @@ def train(
         raise UserError(f"{config} is a directory: expected a config, or --resume to go on with the run in it")
     else:
         experiment = Experiment.load(config, overrides or [])
-    out = out or Path(parallel.agree(lambda: str(run.fresh_directory(directory.stem))))
+    out = out or Path(parallel.agree(lambda: str(fresh_directory(directory.stem))))
     if parallel.writes():
         print(f"run directory: {out}", flush=True)
     result = run.train(experiment, out, resume=resume, tensorboard=tensorboard)
@@ -93,94 +96,27 @@ def study(
     overrides: Set = None,
     out: Out = None,
     modules: Import = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study of many cells in --out.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in --out.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the contents of results.json, and all else to standard error.")
+    ] = False,
 ) -> None:
     """Compare optimizers on held-out tasks, each baseline tuned."""
-    from experiments import page as report
-    from experiments import run
-    from experiments.study.base import STUDIES, BlackBox, Imitation, Population, Prediction, Study, Tuning, load_study
-    from experiments.study.blackbox import report as report_blackbox
-    from experiments.study.blackbox import run as blackbox
-    from experiments.study.curves import run as studies
-    from experiments.study.grid import run as grid
-    from experiments.study.imitation import report as report_imitation
-    from experiments.study.imitation import run as imitation
-    from experiments.study.population import report as report_population
-    from experiments.study.population import run as population
-    from experiments.study.prediction import report as report_prediction
-    from experiments.study.prediction import run as prediction
-    from experiments.study.tuning import report as report_tuning
-    from experiments.study.tuning import run as tuning
+    from experiments import study as studies
+    from experiments.directory import fresh_directory
 
     import_modules(modules)
-    chosen = load_study(config, overrides or [])
+    chosen = studies.StudyConfig.load(config, overrides or [])
     if optimizer:
         chosen = chosen.model_copy(update={"optimizers": tuple(optimizer)})
-    if resume and (out is None or isinstance(chosen, Study)):
-        raise UserError(
-            f"--resume goes on with a study of kind {', '.join(STUDIES)}: expected one, and its directory as --out"
-        )
-    out = out or run.fresh_directory(f"study_{Path(config).stem}")
-
-    if isinstance(chosen, BlackBox):
-        found = blackbox.run(chosen, out, say=say, resume=resume)
-        print_table(*report_blackbox.overall(found))
-        print(report_blackbox.notes(found))
-        lines = report_blackbox.over_seeds(found)
-        for name in found["learned"]:
-            lines += report_blackbox.sayings(found, name)
-        print("\n".join([*lines, f"report: {out / 'report.html'}"]))
-        return
-    if isinstance(chosen, Population):
-        found = population.run(chosen, out, say=say, resume=resume)
-        for title, shown in report_population.tables(found).items():
-            print(f"{title}:")
-            print_table(*shown)
-        print(report_population.notes(found))
-        print(f"report: {out / 'report.html'}")
-        return
-    if isinstance(chosen, Imitation):
-        found = imitation.run(chosen, out, say=say, resume=resume)
-        for name in found["learned"]:
-            print(f"{name}:")
-            print_table(*report_imitation.overall(found, name))
-            print("\n".join(report_imitation.sentences(found, name)))
-        print(report_imitation.notes())
-        print(f"report: {out / 'report.html'}")
-        return
-    if isinstance(chosen, Prediction):
-        found = prediction.run(chosen, out, say=say, resume=resume)
-        for group, by_model in found["groups"].items():
-            for name in by_model:
-                print(f"{name} on {group}:")
-                print_table(*report_prediction.overall(found, group, name))
-                print("\n".join(report_prediction.sentences(found, group, name)))
-        print(report_prediction.notes())
-        print(f"report: {out / 'report.html'}")
-        return
-    if isinstance(chosen, Tuning):
-        found = tuning.run(chosen, out, say=say, resume=resume)
-        for title, shown in report_tuning.tables(found).items():
-            print(f"{title}:")
-            print_table(*shown)
-        print("\n".join(report_tuning.sayings(found)))
-        print(f"report: {out / 'report.html'}")
-        return
-    if not isinstance(chosen, Study):
-        found = grid.run(chosen, out, say=say, resume=resume)
-        print_table(*report.grid_table(found))
-        for sentence in report.sentences(found):
-            print(sentence)
-        print(f"report: {out / 'report.html'}")
-        return
-    results = studies.run(chosen, out, say=say)
-    header, rows = report.summary(results)
-    print_table(header, rows)
-    print(report.notes(results))
-    for name in results["learned"]:
-        for sentence in report.verdicts(results, name):
-            print(sentence)
-    print(f"report: {out / 'report.html'}")
+    if resume and out is None:
+        raise UserError("--resume goes on with a study: expected its directory as --out")
+    out = out or fresh_directory(f"study_{Path(config).stem}")
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        results = studies.run(chosen, out, say=say, resume=resume)
+        print(f"{studies.text(results)}\nreport: {out / 'report.html'}")
+    if as_json:
+        print(json.dumps(results))
 
 
 @app.command(epilog="Example: l2o data bbob_tiny --out runs/data/mine")
@@ -227,6 +163,7 @@ def finetune(
     """Train an OptFormer further, on the studies of an Optuna storage."""
     from experiments import finetune as tuning
     from experiments import run
+    from experiments.directory import fresh_directory
     from meta import parallel
 
     parallel.use_cores()
@@ -234,7 +171,7 @@ def finetune(
         out = out or Path(storage)
         outcome = tuning.resumed(run.resumed_experiment(out, overrides or []), out)
     else:
-        out = out or run.fresh_directory("finetune")
+        out = out or fresh_directory("finetune")
         print(f"run directory: {out}", flush=True)
         outcome = tuning.finetune(
             storage, out, optimizer=optimizer, studies=studies or (), steps=steps, overrides=overrides or []

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, SerializeAsAny
 
+from experiments.directory import claim
 from experiments.document import HERE, Document
 from experiments.progress import PLAIN_EVERY, duration, say
-from experiments.run import claim
 from l2o.errors import UserError
 from l2o.files import difference, exists, write_whole
 from l2o.registry import by_kind

@@ -13,9 +13,10 @@ import jax
 import l2o
 from experiments import run
 from experiments.data import Data
+from experiments.directory import claim
 from experiments.document import assign
 from experiments.progress import say
-from experiments.study.base import Experiment
+from experiments.run import Experiment
 from l2o.core import Theta
 from l2o.errors import UserError
 from l2o.files import write_whole
@@ -71,7 +72,7 @@ def finetune(
             f"{FEWEST} trials, expected two studies or more, as one is held out"
         )
     chosen = experiment(loaded, optimizer, out / "data", found, steps, overrides)
-    run.claim(out, "choose another --out, or --resume the run in it")
+    claim(out, "choose another --out, or --resume the run in it")
     Data(source=source).record(out / "data", quiet=True)
     if not quiet:
         say(f"{len(found)} studies, {sum(len(study.y) for study in found):,} trials")

@@ -8,7 +8,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 PLAIN_EVERY = 10.0  # seconds between plain lines
@@ -21,7 +21,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def aligned(header: list[str], rows: list[list[str]]) -> list[str]:
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, its columns padded to their widest cell."""
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     return [
@@ -117,30 +117,56 @@ def _bar(steps: int) -> Iterator[Callable[[dict[str, Any]], None]]:
         yield show
 
 
+class Counter:
+    """Counts pieces of work, and tells a person about every ten seconds how far it is.
+
+    Attributes:
+      say: tells a person a line.
+    """
+
+    def __init__(self, total: int, say: Say) -> None:
+        self.say, self.total, self.count = say, total, 0
+        self._begun = self._last = time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        """A piece is done, of which `what` says in a few words what it was."""
+        self.count, now = self.count + 1, time.monotonic()
+        if now - self._last >= PLAIN_EVERY or self.count == self.total:
+            self._last = now
+            spent = now - self._begun
+            left = duration(spent / self.count * (self.total - self.count))
+            self.say(f"{self.count}/{self.total} | {what} | {duration(spent)}, {left} left")
+
+    def more(self, count: int) -> None:
+        """So many more pieces are to come."""
+        self.total += count
+
+
+class _BarCounter(Counter):
+    def __init__(self, total: int, say: Say, bar: Any) -> None:
+        super().__init__(total, say)
+        self._bar, self._line = bar, bar.add_task("", total=total)
+
+    def __call__(self, what: str) -> None:
+        self._bar.update(self._line, advance=1, description=what)
+
+    def more(self, count: int) -> None:
+        super().more(count)
+        self._bar.update(self._line, total=self.total)
+
+
 @contextlib.contextmanager
-def pieces(total: int, say: Say = say) -> Iterator[Say]:
-    """A function to call after each piece of work with what it was: a bar on a terminal, lines elsewhere."""
+def counted(total: int, say: Say = say) -> Iterator[Counter]:
+    """A counter of so many pieces of work: a bar on a terminal, lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield Counter(total, say)
+        return
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    begun = last = time.monotonic()
-    count = 0
-    if sys.stderr.isatty():
-        columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TextColumn("left"),
-                   TimeRemainingColumn(), TextColumn("{task.description}"))  # fmt: skip
-        with _live(*columns) as bar:
-            line = bar.add_task("", total=total)
-            yield lambda what: bar.update(line, advance=1, description=what)
-        return
-
-    def done(what: str) -> None:
-        nonlocal count, last
-        count, now = count + 1, time.monotonic()
-        if now - last >= PLAIN_EVERY or count == total:
-            last = now
-            spent = now - begun
-            say(f"{count}/{total} | {what} | {duration(spent)}, {duration(spent / count * (total - count))} left")
-
-    yield done
+    columns = (BarColumn(), TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(), TextColumn("left"),
+               TimeRemainingColumn(), TextColumn("{task.description}"))  # fmt: skip
+    with _live(*columns) as bar:
+        yield _BarCounter(total, say, bar)
 
 
 @contextlib.contextmanager

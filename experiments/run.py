@@ -1,4 +1,4 @@
-"""A run directory: train into it, resume it, report it.
+"""An experiment, and its run directory: train into it, resume it, report it.
 
 config.toml          the fully resolved experiment
 metrics.jsonl        one row per chunk of meta-steps
@@ -15,51 +15,63 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+from pydantic import Field, SerializeAsAny
 
 import l2o
-from experiments import page as report
+from experiments import training_report
+from experiments.directory import claim, fresh_directory
+from experiments.document import HERE, Document, Task
 from experiments.progress import progress
-from experiments.study.base import Experiment
 from experiments.tensorboard import also_to_tensorboard, require_tensorboard
+from l2o.core import OptimizerConfig
 from l2o.errors import UserError
 from l2o.files import difference, is_text, write_whole
+from l2o.registry import by_kind
 from meta import parallel
 from meta.credentials import without_password
-from meta.trainer import TrainingResult
+from meta.trainer import MetaConfig, TrainingResult
 from meta.trainer import train as meta_train
 from tasks.family import TaskFamily
 
 LICENCE = "Apache-2.0"
 
 
-def fresh_directory(name: str, root: str | Path = "runs") -> Path:
-    """The first of runs/<name>-1, runs/<name>-2, ... that does not exist."""
-    n = 1
-    while (path := Path(root) / f"{name}-{n}").exists():
-        n += 1
-    return path
+class Experiment(Document):
+    """What `l2o train` runs: meta-train one optimizer on one task family.
 
+    Attributes:
+      seed: decides everything random, 0 to 2^31 - 1.
+      optimizer: a learned optimizer's architecture.
+      task: the family it is trained on.
+      meta: how.
 
-def claim(out: Path, advice: str = "choose another --out") -> None:
-    """Create an empty output directory.
-
-    Args:
-      out: the directory.
-      advice: what to do when it holds something.
-
-    Raises:
-      UserError: the directory holds something, or cannot be created.
+    >>> from experiments import Experiment
+    >>> Experiment.load("lstm_digits").optimizer.kind
+    'lstm'
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if any(path.suffix != ".part" for path in out.iterdir()):  # a kill may leave a half-written file
-            raise UserError(f"{out} is not empty and is never overwritten: {advice}")
-    except OSError as error:
-        raise UserError(f"{out} cannot be used as an output directory: {error.strerror}") from None
+
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    optimizer: Annotated[SerializeAsAny[OptimizerConfig], by_kind(OptimizerConfig)]
+    task: Task
+    meta: MetaConfig
+
+    @classmethod
+    def folder(cls) -> Path:
+        return HERE / "configs"
+
+    def train(self, out: str | Path | None = None, *, resume: bool = False, quiet: bool = False) -> l2o.Loaded:
+        """Meta-train; returns the trained optimizer. The run directory is `out`, by default a fresh runs/<kind>-<n>.
+
+        Raises:
+          UserError: `out` is not empty and `resume` is not set, or the data or a starting optimizer is missing.
+        """
+        path = Path(out) if out is not None else fresh_directory(f"{self.optimizer.kind}_{self.task.kind}")
+        train(self, path, resume=resume, quiet=quiet)
+        return l2o.load(path)
 
 
 def resumed_experiment(out: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -107,7 +119,7 @@ def train(
     if parallel.writes():
         l2o.save(out, experiment.optimizer, result.theta, provenance(experiment, result))
         if result.finished:
-            report.training(out, experiment, result)
+            training_report.write(out, experiment, result)
     return result
 
 

@@ -244,22 +244,23 @@ FAULTS = [
         "np.sum(a < b) + np.sum(a == b) / 2", "np.sum(a < b)", "tests/experiments/test_statistics.py",
     ),
     Fault(
-        "the horizon itself lies beyond the horizon", "experiments/study/base.py",
+        "the horizon itself lies beyond the horizon", "experiments/study/curves/config.py",
         "isinstance(step, int) and step > self.horizon", "isinstance(step, int) and step >= self.horizon",
         "tests/experiments/test_config.py",
     ),
     Fault(
         "runs are not paired", "experiments/study/curves/run.py",
-        "column.argument, test, key, study.runs)", "column.argument, test, jax.random.key(len(rows)), study.runs)",
+        "_values_of_runs(study, column.make, argument, plan.test, key, study.runs)",
+        "_values_of_runs(study, column.make, argument, plan.test, jax.random.key(len(found)), study.runs)",
         "tests/experiments/test_study.py::test_every_optimizer_starts_at_the_same_points",
     ),
     Fault(
         "rates are tuned on the test split", "experiments/study/curves/run.py",
-        "rates = tune(study, column, train, say)", "rates = tune(study, column, test, say)",
+        "rates = tune(study, column, plan.train, pieces)", "rates = tune(study, column, plan.test, pieces)",
         "tests/experiments/test_study.py::test_rates_are_tuned_on_the_training_split_and_rows_are_of_the_test_split",
     ),
     Fault(
-        "a difference that may be zero is a verdict", "experiments/page.py",
+        "a difference that may be zero is a verdict", "experiments/study/report.py",
         'if c["high"] is not None and c["high"] < 0', 'if c["high"] is not None and c["low"] < 0',
         "tests/experiments/test_report.py",
     ),

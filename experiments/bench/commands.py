@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import jax
 import typer
 
-from experiments.run import fresh_directory
+from experiments.directory import fresh_directory
 from l2o.files import write_whole
 from meta import parallel
 

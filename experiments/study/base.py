@@ -1,299 +1,130 @@
-"""Typed schema of experiments and studies.
+"""What a kind of study is: its configuration, and the functions that the engine calls one after the other."""
 
-Each room of the project owns its configuration classes; this file only composes them.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
-from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, model_validator
+from pydantic import Field
 
-from experiments.document import HERE, Baseline, Dataset, Document, Task, explain, named_as_files, steps_within
-from experiments.study.imitation.config import Imitation
-from experiments.study.population.config import Population
-from experiments.study.prediction.config import Prediction
-from experiments.study.tuning.config import Tuning
-from l2o.core import OptimizerConfig
+from experiments.document import HERE, Document
+from experiments.study.pieces import Pieces
+from experiments.study.report import Report
 from l2o.errors import UserError
-from l2o.loaded import Loaded, load
-from l2o.registry import Config, by_kind, kinds, nearest, parse
-from meta.trainer import MetaConfig
-from tasks.datasets import DigitsConfig
-from tasks.family import FamilyConfig
-from tasks.supervised import Activation
+from l2o.registry import Config, kinds, nearest
+from l2o.registry import register as register_config
 
 
-class Experiment(Document):
-    """What `l2o train` runs: meta-train one optimizer on one task family.
+class StudyConfig(Document, Config):
+    """What `l2o study` runs; the room of all kinds of study. A file without a kind is of kind "curves".
 
     Attributes:
-      seed: decides everything random, 0 to 2^31 - 1.
-      optimizer: a learned optimizer's architecture.
-      task: the family it is trained on.
-      meta: how.
-
-    >>> from experiments import Experiment
-    >>> Experiment.load("lstm_digits").optimizer.kind
-    'lstm'
+      kind: which study it is.
+      seed: decides everything random, the same for every optimizer.
+      optimizers: learned optimizers by name or directory.
+      shipped: the fields that a shipped optimizer tells of the study which measured it.
+      shipped_results: entries of results.json that it tells as they are, beside the tables.
     """
 
+    kind: str = "curves"
     seed: int = Field(default=0, ge=0, lt=2**31)
-    optimizer: Annotated[SerializeAsAny[OptimizerConfig], by_kind(OptimizerConfig)]
-    task: Task
-    meta: MetaConfig
+    optimizers: tuple[str, ...] = Field(default=(), strict=False)
+
+    shipped: ClassVar[tuple[str, ...]] = ("description", "seed")
+    shipped_results: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def folder(cls) -> Path:
-        return HERE / "configs"
+        return HERE / "studies"
 
-    def train(self, out: str | Path | None = None, *, resume: bool = False, quiet: bool = False) -> Loaded:
-        """Meta-train; returns the trained optimizer. The run directory is `out`, by default a fresh runs/<kind>-<n>.
+    @classmethod
+    def parse(cls, data: dict[str, Any], source: str) -> Self:
+        """Check a document that was read from `source`; this class itself gives one of the kind that is named.
 
         Raises:
-          UserError: `out` is not empty and `resume` is not set, or the data or a starting optimizer is missing.
+          UserError: there is no such kind, or a field makes no sense.
         """
-        from experiments.run import fresh_directory, train
-
-        path = Path(out) if out is not None else fresh_directory(f"{self.optimizer.kind}_{self.task.kind}")
-        train(self, path, resume=resume, quiet=quiet)
-        return load(path)
-
-
-def _measure(value: Any) -> str | int:
-    if value in ("each", "mean") or (type(value) is int and value >= 1):
-        return value
-    raise ValueError(f'found {value!r}, expected "each", "mean" or a step of at least 1')
+        if cls is not StudyConfig:
+            return super().parse(data, source)
+        known, kind = kinds(StudyConfig), data.get("kind", cls.model_fields["kind"].default)
+        if kind not in list(known):
+            names = ", ".join(known)
+            raise UserError(f"{source}: unknown kind {kind!r}{nearest(kind, list(known))}, expected one of {names}")
+        return known[kind].parse(data, source)
 
 
-class RatesConfig(Config):
-    """The learning rates that are tried.
+class Plan(Protocol):
+    """What a study is going to do. Each kind has a tuple of its own with these fields and whatever else it needs."""
 
-    Attributes:
-      low, high: their ends, positive.
-      per_decade: how many in a factor of ten.
-    """
+    @property
+    def study(self) -> StudyConfig:
+        """What was asked for."""
+        ...
 
-    low: float = Field(default=1e-3, gt=0)
-    high: float = Field(default=30.0, gt=0)
-    per_decade: int = Field(default=10, ge=1, le=100)
+    @property
+    def opening(self) -> str:
+        """What a person reads before it begins."""
+        ...
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.low >= self.high:
-            raise ValueError(f"low must be below high, found {self.low} and {self.high}")
-        return self
+    @property
+    def pieces(self) -> int:
+        """How many pieces are to come."""
+        ...
 
 
-class TuneConfig(RatesConfig):
-    """How a study chooses the learning rate of each baseline, on the training family.
+class Kind(NamedTuple):
+    """A kind of study.
 
     Attributes:
-      runs: tasks each rate is tried on.
-      measure: "each" chooses a rate for every reported measure apart (the strictest for a learned optimizer), "mean"
-        or the number of a step choose one rate for all.
+      config: its configuration, with a field `kind: Literal["name"] = "name"`.
+      plan: `(study) -> Plan`. Refuses with a UserError what cannot be run, and writes nothing.
+      run: `(plan, pieces) -> found`. Asks `pieces` for all that takes time.
+      summary: `(plan, found) -> dict`, the contents of results.json but for "study" and "seconds". It has "learned",
+        names of learned optimizers, and "sha256", checksums of their theta by name.
+      report: `(results) -> Report`, from the contents of results.json alone, so that a report can be made again.
     """
 
-    runs: int = Field(default=32, ge=1)
-    measure: Annotated[str | int, PlainValidator(_measure)] = "each"
+    config: type[StudyConfig]
+    plan: Callable[[Any], Plan]
+    run: Callable[[Any, Pieces], Any]
+    summary: Callable[[Any, Any], dict[str, Any]]
+    report: Callable[[dict[str, Any]], Report]
 
 
-class Study(Document):
-    """What `l2o study` runs: a comparison on tasks that meta-training never saw.
-
-    Attributes:
-      seed: decides starts and minibatches, the same for every optimizer.
-      task: the family; rates are tuned on its training split, everything reported comes from its test split.
-      horizon: updates in a run.
-      runs: paired runs of every optimizer.
-      steps: the steps whose loss is reported, and up to which the mean loss of a run is.
-      optimizers: learned optimizers by name or directory.
-      baselines: hand-designed optimizers; a missing learning rate is tuned.
-      tune: how.
-      batch: runs computed side by side.
-    """
-
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    task: Task
-    horizon: int = Field(default=200, ge=1)
-    runs: int = Field(default=64, ge=2)
-    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(100, 200), min_length=1, strict=False)
-    optimizers: tuple[str, ...] = Field(default=(), strict=False)
-    baselines: tuple[Baseline, ...] = Field(default=(), strict=False)
-    tune: TuneConfig = TuneConfig()
-    batch: int = Field(default=16, ge=1)
-
-    @classmethod
-    def folder(cls) -> Path:
-        return HERE / "studies"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        late = [step for step in (*self.steps, self.tune.measure) if isinstance(step, int) and step > self.horizon]
-        if late:
-            raise ValueError(f"step {late[0]} lies beyond the horizon of {self.horizon}")
-        return self
+_KINDS: dict[type[StudyConfig], Kind] = {}
 
 
-class GridTuneConfig(RatesConfig):
-    """How a grid chooses learning rates: by the mean log final loss on the training split of each cell.
-
-    Attributes:
-      runs: runs each rate is tried on, in each cell; also how many are computed side by side.
-    """
-
-    high: float = Field(default=10.0, gt=0)
-    per_decade: int = Field(default=3, ge=1, le=100)
-    runs: int = Field(default=8, ge=1)
-
-
-class Centre(Config):
-    """The setting from which one factor at a time is changed."""
-
-    activation: Activation
-    architecture: str
-    horizon: int = Field(ge=1)
-    dataset: str = "digits"
-
-
-class Corners(Config):
-    """All combinations of these are run too."""
-
-    activations: tuple[Activation, ...] = Field(default=(), strict=False)
-    architectures: tuple[str, ...] = Field(default=(), strict=False)
-    horizons: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(), strict=False)
-
-
-class Grid(Document):
-    """A study over activations, architectures and horizons; `kind = "grid"` in a study's file.
-
-    Attributes:
-      seed: decides starts and minibatches, the same for every optimizer.
-      task: fields of the task family that all cells share.
-      activations, horizons: what is varied.
-      architectures: fields of the task family that make each architecture, by its name.
-      datasets: datasets by their name; those that are not on this machine are left out.
-      centre: see `Centre`; it also stands for the family that a person would tune on.
-      corners: see `Corners`.
-      cross: run every combination instead of one factor at a time and the corners.
-      runs: paired runs of every optimizer in each cell.
-      optimizers, baselines: as in `Study`.
-      groups: run directories of several meta-training seeds of one config, by a name for them; reported together with
-        intervals over the seeds, and each apart.
-      reference: the baseline, at its best rate for the whole grid, that the others are divided by.
-      tune: how learning rates are chosen.
-      floor: losses are clipped here before the logarithm.
-    """
-
-    kind: Literal["grid"] = "grid"
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    task: dict[str, Any]
-    activations: tuple[Activation, ...] = Field(min_length=1, strict=False)
-    architectures: dict[str, dict[str, Any]] = Field(min_length=1)
-    horizons: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1, strict=False)
-    datasets: dict[str, Dataset] = {"digits": DigitsConfig()}
-    centre: Centre
-    corners: Corners = Corners()
-    cross: bool = False
-    runs: int = Field(default=16, ge=2)
-    optimizers: tuple[str, ...] = Field(default=(), strict=False)
-    baselines: tuple[Baseline, ...] = Field(default=(), strict=False)
-    groups: dict[str, Annotated[tuple[str, ...], Field(min_length=2, strict=False)]] = {}
-    reference: str = "adam"
-    tune: GridTuneConfig = GridTuneConfig()
-    floor: float = Field(default=1e-4, gt=0)
-
-    @classmethod
-    def folder(cls) -> Path:
-        return HERE / "studies"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for name in (self.centre.architecture, *self.corners.architectures):
-            if name not in self.architectures:
-                raise ValueError(f"architectures has no {name!r}{nearest(name, list(self.architectures))}")
-        if self.centre.dataset not in self.datasets:
-            raise ValueError(
-                f"datasets has no {self.centre.dataset!r}{nearest(self.centre.dataset, list(self.datasets))}"
-            )
-        for name, fields in self.architectures.items():
-            data = {**self.task, **fields, "activation": self.centre.activation}
-            try:
-                parse(FamilyConfig, data)
-            except ValidationError as error:
-                known = kinds(FamilyConfig).get(data.get("kind", ""), FamilyConfig)
-                raise ValueError(f"architectures.{name}: {explain(error, known, data)}") from None
-        return self
-
-
-class BlackBox(Document):
-    """A comparison of black-box optimizers by simple regret; `kind = "blackbox"` in a study's file.
-
-    Attributes:
-      seed: decides tasks and all other randomness, the same for every optimizer.
-      tasks: task families with bounds, by the names of their cells; what is run comes from their test splits.
-      evaluations: of each run.
-      runs: paired runs of every optimizer in each cell.
-      steps: numbers of evaluations after which the regret is reported.
-      workers: evaluations in progress at a time, whose results arrive out of order, see `l2o.asynchronous`; with more
-        than one, every optimizer must ask for one point at a time and run under jit.
-      optimizers: learned optimizers by name or directory.
-      baselines: hand-designed optimizers, by the names of their columns.
-      groups: as in `Grid`.
-      relative_to: the column, random search say, whose mean regret that of the others is divided by.
-      reference: the column, the best one that is known, for the gap `(regret - reference) / relative_to`.
-      batch: runs computed side by side.
-      floor: smaller regrets count as equal, as values have single precision, and log axes end here.
-    """
-
-    kind: Literal["blackbox"] = "blackbox"
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    tasks: dict[str, Task] = Field(min_length=1)
-    evaluations: int = Field(default=100, ge=1)
-    runs: int = Field(default=64, ge=2)
-    steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(20, 50, 100), min_length=1, strict=False)
-    workers: int = Field(default=1, ge=1, le=1000)
-    optimizers: tuple[str, ...] = Field(default=(), strict=False)
-    baselines: dict[str, Baseline] = {}
-    groups: dict[str, Annotated[tuple[str, ...], Field(min_length=2, strict=False)]] = {}
-    relative_to: str | None = None
-    reference: str | None = None
-    batch: int = Field(default=64, ge=1)
-    floor: float = Field(default=1e-6, gt=0)
-
-    @classmethod
-    def folder(cls) -> Path:
-        return HERE / "studies"
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        steps_within(self.steps, self.evaluations, "evaluations")
-        named_as_files(tasks=self.tasks, baselines=self.baselines)
-        if self.reference is not None and self.relative_to is None:
-            raise ValueError("reference needs relative_to, the column that the gap is divided by")
-        return self
-
-
-Comparison = Study | Grid | BlackBox | Population  # of several optimizers
-AnyStudy = Comparison | Imitation | Prediction | Tuning
-CellStudy = type[Grid] | type[BlackBox] | type[Population] | type[Imitation] | type[Prediction] | type[Tuning]
-STUDIES: dict[str, CellStudy] = {
-    "grid": Grid, "blackbox": BlackBox, "population": Population, "imitation": Imitation, "prediction": Prediction,
-    "tuning": Tuning,
-}  # fmt: skip
-
-
-def load_study(name_or_path: str | Path, overrides: Sequence[str] = ()) -> AnyStudy:
-    """A study of any kind.
+def register(kind: Kind) -> Kind:
+    """Make a kind of study available to `l2o study` and to files that name it.
 
     Raises:
-      UserError: as `Document.load`.
+      TypeError: its configuration has no default kind.
+      ValueError: the name of the kind is taken.
     """
-    data, source = Study.read(name_or_path, overrides)
-    kind = data.get("kind")
-    if kind is None:
-        return Study.parse(data, source)
-    if kind not in list(STUDIES):
-        hint = nearest(kind, list(STUDIES))
-        raise UserError(f"{source}: unknown kind {kind!r}{hint}, expected one of {', '.join(STUDIES)}, or none")
-    return STUDIES[kind].parse(data, source)
+    register_config(kind.config)
+    _KINDS[kind.config] = kind
+    return kind
+
+
+def kind_of(config: type[StudyConfig]) -> Kind:
+    """The kind of study that a configuration class belongs to.
+
+    Raises:
+      UserError: none was registered with it.
+    """
+    if config not in _KINDS:
+        raise UserError(f"{config.__name__} belongs to no kind of study, expected one of experiments.study.register")
+    return _KINDS[config]
+
+
+def kind_of_results(results: dict[str, Any]) -> Kind:
+    """The kind of study whose results.json this is.
+
+    Raises:
+      UserError: there is no such kind; a module of one's own may have to be imported first.
+    """
+    name, known = results["study"].get("kind", StudyConfig.model_fields["kind"].default), kinds(StudyConfig)
+    if name not in known:
+        raise UserError(
+            f"results.json is of kind {name!r}{nearest(name, list(known))}, expected one of {', '.join(known)}"
+        )
+    return kind_of(known[name])

@@ -4,7 +4,7 @@ A diverged run has no finite loss: it is written as None and counts as the large
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,10 +58,7 @@ def curve(values: np.ndarray) -> dict[str, list[float | None]]:
     values = np.where(np.isfinite(values).all(0), values, np.nan)  # sem warns of infinities, not of NaN
     mean = values.mean(0)
     half = stats.sem(values, axis=0) * stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)
-    return {
-        name: [float(v) if math.isfinite(v) else None for v in series]
-        for name, series in (("mean", mean), ("low", mean - half), ("high", mean + half))
-    }
+    return {name: as_json(s) for name, s in (("mean", mean), ("low", mean - half), ("high", mean + half))}
 
 
 def bootstrap(
@@ -82,3 +79,8 @@ def bootstrap(
 
 def _floats(values: Runs) -> np.ndarray:
     return np.array([math.inf if v is None else v for v in values], np.float64)
+
+
+def as_json(values: Iterable[Any]) -> list[float | None]:
+    """Numbers for JSON, which has no infinities: None in place of what is not finite."""
+    return [float(v) if math.isfinite(v) else None for v in values]

@@ -6,7 +6,7 @@ unpickles its own weights.
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,8 @@ class PairsConfig(EvosaxConfig):
     Attributes:
       learning_rate: of Adam, in the units of a point; None to have a study tune it, and 0.05 elsewhere.
     """
+
+    tuned: ClassVar[bool] = True
 
     learning_rate: float | None = Field(default=None, gt=0)
 

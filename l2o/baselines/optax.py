@@ -22,6 +22,7 @@ class TunedConfig(BaselineConfig):
 
     reads_gradients: ClassVar[bool] = True
     tuned: ClassVar[bool] = True
+
     learning_rate: float | None = Field(default=None, gt=0)
     schedule: Literal["constant", "cosine"] = "constant"
 

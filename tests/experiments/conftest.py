@@ -11,7 +11,7 @@ import jax
 import pytest
 
 from experiments.cli import main
-from experiments.study.base import Experiment
+from experiments.run import Experiment
 
 TINY = """\
 description = "tiny"

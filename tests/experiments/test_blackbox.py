@@ -11,13 +11,14 @@ import tomli_w
 from scipy import stats
 
 import l2o
-from experiments import ship
-from experiments.study.base import BlackBox, load_study
+from experiments.study import StudyConfig
 from experiments.study.blackbox import report as report_blackbox
 from experiments.study.blackbox import run as blackbox
+from experiments.study.blackbox.config import BlackBox
 from experiments.study.blackbox.results import regrets, summary
-from experiments.study.blackbox.run import cells, run
-from experiments.study.curves.run import columns
+from experiments.study.blackbox.run import Found, Plan, cells
+from experiments.study.columns import columns
+from experiments.study.engine import provenance, run
 from l2o import registry
 from l2o.baselines.search import RandomConfig
 from l2o.blackbox.rnn import RNNConfig
@@ -166,7 +167,7 @@ def test_the_directory_holds_everything(done, strict_json):
     study, out, results, said = done
     assert {p.name for p in out.iterdir()} == {"config.toml", "results.json", "curves.png", "report.html", "cells"}
     assert strict_json((out / "results.json").read_text()) == json.loads(json.dumps(results))
-    assert load_study(out / "config.toml") == study
+    assert StudyConfig.load(out / "config.toml") == study
     assert said[0] == "2 cells, 4 optimizers, 3 runs of 7 evaluations each"
     page = (out / "report.html").read_text()
     for words in ("<h2>Over all cells</h2>", "<h2>branin</h2>", "fresh on gp at 7: ", "tr class=ours"):
@@ -206,39 +207,32 @@ def test_results(done):
 def test_the_tables_are_rectangles_and_shipped(done):
     _, _, results, _ = done
     tables = [report_blackbox.overall(results), *(report_blackbox.of_cell(results, c) for c in results["cells"])]
-    for header, rows in tables:
-        assert len(rows) == 4 and all(len(row) == len(header) for row in rows)
-    assert tables[0][0] == [
+    for table in tables:
+        assert len(table.rows) == 4 and all(len(row) == len(table.header) for row in table.rows)
+    assert tables[0].header == [
         "optimizer", "regret at 2 / random", "regret at 7 / random", "rank", "fresh wins", "per proposal", "in a batch",
     ]  # fmt: skip
-    scores = ship.scores(results)
-    assert set(scores["tables"]) == {"over all cells", "gp", "branin"} and scores["study"]["evaluations"] == 7
+    scores = provenance(results)
+    assert set(scores["tables"]) == {"Over all cells", "gp", "branin"} and scores["study"]["evaluations"] == 7
     json.dumps(scores)
 
 
 def test_a_resumed_study_makes_no_run_twice(done, tmp_path, monkeypatch):
     study, out, results, _ = done
     made_again = []
-    original = blackbox._run
+    original = blackbox.runs_of
 
-    def recorded(study, cell, column, n, path):
+    def recorded(study, cell, column, n):
         made_again.append((cell.name, column.name))
-        original(study, cell, column, n, path)
+        return original(study, cell, column, n)
 
-    monkeypatch.setattr(blackbox, "_run", recorded)
+    monkeypatch.setattr(blackbox, "runs_of", recorded)
     (out / "cells" / "gp" / "quasi.npz").unlink()
     (out / "cells" / "branin" / "pairs.npz").unlink()
     again = run(study, out, lambda line: None, resume=True)
     assert made_again == [("gp", "quasi"), ("branin", "pairs")]
     assert without_time(again) == without_time(results)
-    with pytest.raises(UserError, match="is not empty"):
-        run(study, out)
-    for fields, words in [({"runs": 6}, "runs changed from 3 to 6"), ({"seed": 1}, "seed changed from 0 to 1"),
-                          ({"baselines": {"random": {"kind": "random"}}}, "baselines"),
-                          ({"tasks": {"gp": TINY["tasks"]["gp"]}}, "tasks")]:  # fmt: skip
-        with pytest.raises(UserError, match=words):
-            run(study.model_copy(update=dict(made(**fields, relative_to="random", reference=None))), out, resume=True)
-    monkeypatch.setattr(blackbox, "_run", None)
+    monkeypatch.setattr(blackbox, "runs_of", None)
     fewer = run(study.model_copy(update={"optimizers": ()}), out, lambda line: None, resume=True)
     assert fewer["learned"] == [] and fewer["comparisons"] == []
 
@@ -265,28 +259,32 @@ def test_regrets_of_failed_evaluations():
     np.testing.assert_array_equal(found["b"], [[np.inf, 4.5, 0, 0], [5, 4, 4, 3]])
 
 
+def summary_of(study, found):
+    """results.json of a study whose column "a" is a learned one."""
+    column = columns(study)[0]._replace(name="a", learned=True)
+    return {"study": study.model_dump(mode="json"), **summary(Plan(study, [column], [], {}), found)}
+
+
 def test_failed_runs_never_win():
     study = made(tasks={"gp": TINY["tasks"]["gp"]}, steps=[2], reference="b", relative_to="b")
     values = {"gp": {"a": np.full((3, 7), np.nan), "b": np.ones((3, 7)) * np.arange(7, 0, -1)}}
     seconds = {"gp": {name: {"alone": 1.0, "batch": np.nan} for name in "ab"}}
-    column = columns(study)[0]._replace(name="a", learned=True)
-    found = summary(study, values, {"gp": np.zeros(3)}, seconds, [column])
+    found = summary_of(study, Found(values, {"gp": np.zeros(3)}, seconds))
     json.dumps(found, allow_nan=False)
     assert found["comparisons"][0]["win_rate"] == 0 and found["comparisons"][0]["difference"] is None
     assert [(c["name"], c["rank"][0]) for c in found["columns"]] == [("b", 1), ("a", 2)]
     assert found["cells"][0]["columns"]["a"]["gap"] == {"2": [None] * 3}
     assert found["cells"][0]["columns"]["a"]["failed"] == 21
-    (row,) = (row for row in report_blackbox.overall({**found, "learned": ["a"]})[1] if row[0] == "a")
+    (row,) = (row for row in report_blackbox.overall({**found, "learned": ["a"]}).rows if row[0] == "a")
     assert row[1] == "failed"
-    assert "failed" in report_blackbox.of_cell(found, found["cells"][0])[1][1][1]
+    assert "failed" in report_blackbox.of_cell(found, found["cells"][0]).rows[1][1]
 
 
 def test_equal_below_the_floor():
     study = made(tasks={"gp": TINY["tasks"]["gp"]}, steps=[1], reference=None)
     values = {"gp": {"a": np.full((3, 7), 1e-8), "random": np.full((3, 7), 2e-8)}}
     seconds = {"gp": {name: {"alone": 1.0, "batch": 1.0} for name in values["gp"]}}
-    column = columns(study)[0]._replace(name="a", learned=True)
-    found = summary(study, values, {"gp": np.zeros(3)}, seconds, [column])
+    found = summary_of(study, Found(values, {"gp": np.zeros(3)}, seconds))
     assert found["comparisons"][0]["win_rate"] == 0.5
     assert [c["rank"][0] for c in found["columns"]] == [1.5, 1.5]
 
@@ -376,16 +374,16 @@ def test_from_the_command_line(tmp_path, fresh, cli):
     again = cli("study", tmp_path / "mine.toml", "--optimizer", fresh, "--out", tmp_path / "s", "--resume")
     assert again.code == 0 and again.out.splitlines()[-1] == found.out.splitlines()[-1]
     sentence = cli("study", tmp_path / "mine.toml", "--set", "kind=blackbax").sentence
-    assert "unknown kind 'blackbax' (did you mean 'blackbox'?), expected one of grid, blackbox" in sentence
+    assert "unknown kind 'blackbax' (did you mean 'blackbox'?), expected one of blackbox, curves, grid" in sentence
 
 
 def test_bundled_studies():
     for name in ("blackbox_gp", "blackbox_functions", "blackbox_hartmann"):
-        study = load_study(name)
+        study = StudyConfig.load(name)
         assert isinstance(study, BlackBox) and len(cells(study)) == len(study.tasks)
-    functions = load_study("blackbox_functions")
+    functions = StudyConfig.load("blackbox_functions")
     assert isinstance(functions, BlackBox)
     assert {(c.translation, c.scaling, c.rotate, c.normalize) for c in functions.tasks.values()} == {
         (0.3, 0.1, True, True)
     }
-    assert load_study("blackbox_gp").baselines["gp_ei-given"].prior == "given"
+    assert StudyConfig.load("blackbox_gp").baselines["gp_ei-given"].prior == "given"

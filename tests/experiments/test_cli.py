@@ -10,7 +10,8 @@ import tomli_w
 
 import l2o
 import tasks
-from experiments.study.base import Experiment, Study, load_study
+from experiments.run import Experiment
+from experiments.study import StudyConfig
 from l2o import registry
 from l2o.baselines.optax import TunedConfig
 from l2o.core import BaselineConfig, OptimizerConfig
@@ -131,8 +132,8 @@ def test_list_names_everything_when_piped(users_folder, shell):
     assert set(memory) == {*learned, *tuned}
     assert memory["sgd"] == ["0", "B/param"] and memory["adam"] == ["8", "B/param"]
     assert sections["configs (l2o train)"] == Experiment.names()
-    assert sections["studies (l2o study)"] == Study.names()
-    for load, names in ((Experiment.load, Experiment.names()), (load_study, Study.names())):
+    assert sections["studies (l2o study)"] == StudyConfig.names()
+    for load, names in ((Experiment.load, Experiment.names()), (StudyConfig.load, StudyConfig.names())):
         for name in names:
             assert load(name).description in found.out
     assert "…" not in found.out and "..." not in found.out
@@ -380,7 +381,7 @@ def test_fields_that_do_not_fit(tmp_path, tiny, cli, override, words):
 def test_a_study_that_does_not_exist(tmp_path, cli, name):
     sentence = cli("study", name, "--out", tmp_path / "out").sentence
     assert repr(name) in sentence
-    for known in Study.names():
+    for known in StudyConfig.names():
         assert known in sentence
 
 

@@ -10,7 +10,8 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments.study.base import Experiment, Study, load_study
+from experiments import Experiment, Study
+from experiments.study import StudyConfig
 from l2o.errors import UserError
 
 EXPERIMENT = {
@@ -75,7 +76,7 @@ BUNDLED = [(cls, name) for cls in (Experiment, Study) for name in cls.names()]
 
 @pytest.mark.parametrize(("cls", "name"), BUNDLED, ids=[f"{cls.__name__}-{name}" for cls, name in BUNDLED])
 def test_bundled_files_load_and_round_trip(cls, name):
-    document = load_study(name) if cls is Study else cls.load(name)
+    document = StudyConfig.load(name) if cls is Study else cls.load(name)
     assert document.description, "l2o list shows it"
     text = document.toml()
     again = type(document).parse(tomllib.loads(text), "again")

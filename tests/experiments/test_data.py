@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from experiments.data import Data
-from experiments.study.base import Experiment
+from experiments.run import Experiment
 from l2o.errors import UserError
 from meta.recordings.rollouts import RolloutsConfig
 from meta.recordings.trajectories import load, read_manifest

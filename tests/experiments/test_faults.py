@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import run
-from experiments.study.base import Experiment
+from experiments.run import Experiment
 from l2o import UserError
 
 spec = importlib.util.spec_from_file_location("faults", Path(__file__).parents[1] / "faults.py")

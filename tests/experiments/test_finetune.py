@@ -10,7 +10,7 @@ import pytest
 
 import l2o
 from experiments import finetune, run
-from experiments.study.base import Experiment
+from experiments.run import Experiment
 from l2o.errors import UserError
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.space.searchspace import SearchSpace

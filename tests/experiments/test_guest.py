@@ -14,7 +14,7 @@ import optuna
 import pytest
 
 import l2o
-from experiments.study.base import Experiment
+from experiments.run import Experiment
 from l2o.lift.optuna import silent
 
 LEVELS = (optuna.logging.DEBUG, optuna.logging.INFO, optuna.logging.CRITICAL)

@@ -10,14 +10,16 @@ import tomli_w
 from scipy.stats import rankdata
 
 import l2o
-from experiments import ship
-from experiments.study.base import load_study
-from experiments.study.curves.run import columns
+from experiments.study import StudyConfig
+from experiments.study.columns import columns
+from experiments.study.engine import provenance, run
 from experiments.study.population import report as report_population
 from experiments.study.population import run as population
+from experiments.study.population.cells import cells
+from experiments.study.population.choice import Choice, choose
 from experiments.study.population.config import Population
-from experiments.study.population.results import TARGETS, Choice, area, choose, ecdf, parts, reached, summary, won
-from experiments.study.population.run import cells, run
+from experiments.study.population.results import TARGETS, area, ecdf, parts, reached, summary, won
+from experiments.study.population.run import Found, Plan
 from l2o import registry
 from l2o.core import BaselineConfig, Evaluation, HostOptimizer, Optimizer
 from l2o.errors import UserError
@@ -95,6 +97,11 @@ def done(tmp_path_factory, fresh):
         population.evaluate = original
 
 
+def sized(study):
+    """The columns of a study."""
+    return columns(study, population_size=study.population_size)
+
+
 def by_hand(optimizer, cell, i, runs, rounds, scale=1.0):
     """Values of run i in the order of asking, and the best point of the last round with its measures."""
     keys = run_keys(jax.random.split(jax.random.clone(cell.key), runs)[i])
@@ -116,7 +123,7 @@ def by_hand(optimizer, cell, i, runs, rounds, scale=1.0):
 def test_every_run_is_that_of_a_plain_loop(done, fresh, name, n, rounds):
     study, _, results, _, _ = done
     choice = results["chosen"]["bbob"][name]
-    column = next(c for c in columns(study) if c.name == name)
+    column = next(c for c in sized(study) if c.name == name)
     optimizer = column.make(column.argument if choice["learning_rate"] is None else choice["learning_rate"])
     cell = next(cell for cell in cells(study) if cell.name == "ellipsoid-d2")
     (found,) = (one["columns"][name]["final"] for one in results["cells"] if one["cell"] == cell.name)
@@ -128,7 +135,7 @@ def test_every_run_is_that_of_a_plain_loop(done, fresh, name, n, rounds):
 
 
 def test_learned_strategies_have_the_population_of_the_study(fresh):
-    column = columns(made(optimizers=[str(fresh)], population_size=8))[0]
+    column = sized(made(optimizers=[str(fresh)], population_size=8))[0]
     cell = cells(made())[0]
     assert population.together(cell, column) == 8
     assert l2o.load(fresh).config.population_size == 16
@@ -147,7 +154,7 @@ def test_tuning_finds_what_works_and_says_so(done):
         for name in ("fresh", "snes", "rated", "five")
     }
     assert "tuned rated on bbob: sigma x 1, learning rate 0.3 (at the edge of the grid)" in said
-    assert report_population.overall(results)[1][-1][-1].endswith(" *")
+    assert report_population.overall(results).rows[-1][-1].endswith(" *")
     assert not Choice(1.0, 0.1).edge(
         study.tune.model_copy(update={"scales": (0.1, 1.0, 3.0), "learning_rates": (0.1,)})
     )
@@ -247,19 +254,24 @@ def test_results(done):
     assert results["cells"][0]["columns"]["snes"]["median"] == pytest.approx(np.median(last[0, 1]))
 
 
+def tables_of(results):
+    """The tables of a report by the titles of their sections."""
+    return {s.title: table for s in report_population.report(results) for table in s.tables}
+
+
 def test_the_directory_holds_everything(done, strict_json):
     study, out, results, said, _ = done
     files = {"config.toml", "results.json", "ecdf.png", "heatmap.png", "report.html", "cells", "tuned"}
     assert {p.name for p in out.iterdir()} == files
     assert strict_json((out / "results.json").read_text()) == json.loads(json.dumps(results))
-    assert load_study(out / "config.toml") == study
+    assert StudyConfig.load(out / "config.toml") == study
     assert said[0] == "4 cells, 4 optimizers, 2 runs of 4 generations of 6 each"
     page = (out / "report.html").read_text()
     for words in ("<h2>Over all cells</h2>", "fresh: share of runs won", "both held out at 4", "tr class=ours"):
         assert words in page
-    for header, rows in report_population.tables(results).values():
-        assert rows and all(len(row) == len(header) for row in rows)
-    scores = ship.scores(results)
+    for table in tables_of(results).values():
+        assert table.rows and all(len(row) == len(table.header) for row in table.rows)
+    scores = provenance(results)
     assert set(scores["tables"]) == {"Over all cells", "fresh: share of runs won"}
     assert scores["study"]["generations"] == 4
     json.dumps(scores)
@@ -279,12 +291,6 @@ def test_a_resumed_study_makes_no_run_twice(done, monkeypatch):
     again = run(study, out, quiet, resume=True)
     assert made_again == [("snes", "sphere-d2"), ("five", "sphere-d3"), ("five", "sphere-d3")]
     assert without_time(again) == without_time(results)
-    with pytest.raises(UserError, match="is not empty"):
-        run(study, out, quiet)
-    for fields, words in [({"seed": 1}, "seed changed from 0 to 1"), ({"population_size": 8}, "population_size"),
-                          ({"tune": {**TINY["tune"], "runs": 3}}, "tune.runs")]:  # fmt: skip
-        with pytest.raises(UserError, match=words):
-            run(made(**fields), out, quiet, resume=True)
     monkeypatch.setattr(population.Programs, "run", None)
     assert run(study.model_copy(update={"optimizers": ()}), out, quiet, resume=True)["learned"] == []
 
@@ -304,7 +310,7 @@ def test_measures(tmp_path, fresh):
     assert not list((tmp_path / "out").glob("tuned/*/*")), "there was nothing to choose"
     for cell, measure in zip(cells(study), study.measures, strict=True):
         (found,) = (one["columns"] for one in results["cells"] if one["cell"] == cell.name)
-        optimizer = columns(study)[1].make(None)
+        optimizer = sized(study)[1].make(None)
         values, expected = by_hand(optimizer, cell, 1, study.runs, 4)
         assert found["snes"]["measures"][measure]["runs"][1] == pytest.approx(float(expected[measure]), abs=1e-3)
         assert found["snes"]["final"]["4"][1] == pytest.approx(min(values), rel=1e-3), "nothing is subtracted"
@@ -312,28 +318,29 @@ def test_measures(tmp_path, fresh):
         (pair,) = (c for c in results["comparisons"] if c["cell"] == cell.name)
         assert pair["difference"] == pytest.approx(np.mean(ours - theirs)) and pair["low"] <= pair["high"]
         assert pair["win_rate"] == pytest.approx(((ours > theirs) + (ours == theirs) / 2).mean()), "higher is better"
-    shown = report_population.tables(results)
-    assert shown["return"][0] == ["return", "pendulum"]
-    assert shown["fresh: return, run by run"][1][0][0] == "snes"
+    shown = tables_of(results)
+    assert shown["return"].header == ["return", "pendulum"]
+    assert shown["fresh: return, run by run"].rows[0][0] == "snes"
     assert "higher is better" in report_population.notes(results)
 
 
 def test_failed_runs_are_the_worst():
     study = made(measures=["accuracy"], steps=[1, 4])
-    facts = {"sphere-d2": ("bbob", "sphere", 2, True)}
+    (cell,) = (cell for cell in cells(study) if cell.name == "sphere-d2")
     runs = {"sphere-d2": {
         "a": {"best": np.full((2, 4), np.inf), "seconds": 1.0, "measure accuracy": np.array([np.nan, 0.5])},
         "b": {"best": np.full((2, 4), 3.0), "seconds": 1.0, "measure accuracy": np.array([0.1, 0.2])},
     }}  # fmt: skip
     ours = columns(study)[0]._replace(name="a", learned=True)
-    found = summary(study, facts, runs, {"bbob": {"a": Choice(1.0), "b": Choice(1.0)}}, [ours])
+    of = Found(runs, {"sphere-d2": True}, {"bbob": {"a": Choice(1.0), "b": Choice(1.0)}})
+    found = {"study": study.model_dump(mode="json"), **summary(Plan(study, [ours], [cell], []), of)}
     json.dumps(found, allow_nan=False)
     assert [(c["name"], c["rank"]) for c in found["columns"]] == [("b", 1), ("a", 2)]
     assert found["columns"][0]["won"]["a"]["all cells"]["4"]["rate"] == 0
     (pair,) = found["comparisons"]
     assert pair["difference"] is None and pair["win_rate"] == 0.5
-    assert report_population.measured(found, "accuracy")[1][1] == ["a", "failed"]
-    assert report_population.differences(found, "a", "accuracy")[1][0][1].startswith("a run failed")
+    assert report_population.measured(found, "accuracy").rows[1] == ["a", "failed"]
+    assert report_population.differences(found, "a", "accuracy").rows[0][1].startswith("a run failed")
 
 
 @pytest.mark.parametrize(
@@ -394,13 +401,10 @@ def test_from_the_command_line(tmp_path, fresh, cli):
         assert words in found.out
     again = cli("study", tmp_path / "mine.toml", "--optimizer", fresh, "--out", tmp_path / "s", "--resume")
     assert again.code == 0 and again.out.splitlines()[-1] == found.out.splitlines()[-1]
-    assert "expected one of blackbox, grid, population" in cli(
-        "study", tmp_path / "mine.toml", "--set", "kind=popular"
-    ).sentence.replace("grid, blackbox", "blackbox, grid")  # fmt: skip
 
 
 def test_bundled_studies():
-    bbob, networks = load_study("bbob"), load_study("neuroevolution")
+    bbob, networks = StudyConfig.load("bbob"), StudyConfig.load("neuroevolution")
     assert isinstance(bbob, Population) and isinstance(networks, Population)
     assert len(cells(bbob)) == 24 * 5 and bbob.runs >= 15
     assert {cell.name for cell in cells(bbob, tuning=True)} == {f"{name}-d10" for name in bbob.trained.functions}
@@ -410,8 +414,8 @@ def test_bundled_studies():
 
 def test_with_measures_choices_are_compared_by_what_is_judged_late():
     found = {"best": np.array([[3.0, 1.0], [2.0, 0.5]]), "seconds": np.array(1.0)}
-    np.testing.assert_array_equal(population._score(found), [1.0, 0.5])
-    np.testing.assert_array_equal(population._score({**found, "late": np.array([0.25, np.nan])}), [0.25, np.inf])
+    np.testing.assert_array_equal(population.what_counts(found), [1.0, 0.5])
+    np.testing.assert_array_equal(population.what_counts({**found, "late": np.array([0.25, np.nan])}), [0.25, np.inf])
 
 
 def test_what_is_judged_late_is_the_validation_loss_of_the_last_generations():
@@ -419,11 +423,11 @@ def test_what_is_judged_late_is_the_validation_loss_of_the_last_generations():
     network = {**NETWORK, "validation": 1.0}
     family = {"kind": "neuroevolution", "family": network}
     study = made(tasks={"digits": family}, measures=["heldout_accuracy"], generations=6, runs=2)
-    (cell,) = population.cells(study)
-    programs = population.Programs(study, columns(study)[0])
+    (cell,) = cells(study)
+    programs = population.Programs(study, sized(study)[0])
     late = programs.run(cell, population.choices(study, programs.column)[0], 2)["late"]
     plain = made(tasks={"digits": {**family, "family": NETWORK}}, measures=["heldout_accuracy"], generations=6, runs=2)
-    (other,) = population.cells(plain)
-    told = population.Programs(plain, columns(plain)[0])
+    (other,) = cells(plain)
+    told = population.Programs(plain, sized(plain)[0])
     assert np.isfinite(late).all()
     assert not np.allclose(late, told.run(other, population.choices(plain, told.column)[0], 2)["late"])

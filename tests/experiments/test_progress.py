@@ -3,7 +3,7 @@
 import pytest
 
 from experiments import progress as module
-from experiments.progress import duration, pieces, progress
+from experiments.progress import counted, duration, progress
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
 
 def test_pieces_of_work_are_counted_and_the_last_one_is_always_shown(clock):
     said = []
-    with pieces(4, said.append) as done:
+    with counted(4, said.append) as done:
         for what in ("a", "b", "c", "d"):
             clock[0] += 6
             done(what)

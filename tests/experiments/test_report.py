@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import page as report
-from experiments.study.curves.run import compare
+from experiments import page, training_report
+from experiments.study import report as reports
+from experiments.study.curves import report
+from experiments.study.curves.results import compare
 from l2o.blackbox.rnn import RNNConfig
 from l2o.gradient.lstm import LSTMConfig
 
@@ -46,7 +48,7 @@ def results():
 
 
 def test_summary(results):
-    header, rows = report.summary(results)
+    header, rows, *_ = report.means(results)
     assert header == ["optimizer", "learning rate", "step 5", "diverged"]
     assert [row[0] for row in rows] == list(LOSSES)
     assert [row[1] for row in rows] == ["learned", "0.5", "0.25", "0.125", "9"]
@@ -60,7 +62,7 @@ def test_summary_adds_held_out_measures_and_all_rates(results):
     for row in results["rows"]:
         row |= {"heldout_loss": 0.5, "heldout_accuracy": 0.875}
     results["chosen"]["worse"] = {"step 5": 0.5, "mean to 5": 0.1}
-    header, rows = report.summary(results)
+    header, rows, *_ = report.means(results)
     assert header[3:] == ["heldout loss", "heldout accuracy", "diverged"]
     assert rows[1][1] == "0.1 / 0.5"
     assert rows[0][3:5] == ["0.5 ± 0", "0.875 ± 0"]
@@ -101,17 +103,17 @@ def test_verdicts_are_about_one_optimizer(results):
 
 def test_the_page_of_a_study(results, tmp_path):
     results["study"]["description"] = "a <b>bold</b> claim"
-    report.study(tmp_path, results)
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    reports.write(tmp_path, results, report.report(results))
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "curves.png"}
-    assert '<meta name="viewport"' in page
-    assert not re.search(r"https?://|<script|<link|@import", page)
-    assert all(found.startswith("data:image/png;base64,") for found in re.findall(r'src="([^"]*)"', page))
-    assert "&lt;b&gt;bold" in page and "<b>bold" not in page
-    assert "below worse; above better" in page and "a run diverged" in page and "1m15s" in page
-    assert "one for each measure" in page and "At the edge of the grid: lost." in page
-    assert page.count("<tr class=ours>") == 1
-    assert 'class="good">-' in page and 'class="bad">+' in page
+    assert '<meta name="viewport"' in text
+    assert not re.search(r"https?://|<script|<link|@import", text)
+    assert all(found.startswith("data:image/png;base64,") for found in re.findall(r'src="([^"]*)"', text))
+    assert "&lt;b&gt;bold" in text and "<b>bold" not in text
+    assert "below worse; above better" in text and "a run diverged" in text and "1m15s" in text
+    assert "one for each measure" in text and "At the edge of the grid: lost." in text
+    assert text.count("<tr class=ours>") == 1
+    assert 'class="good">-' in text and 'class="bad">+' in text
 
 
 @pytest.mark.parametrize(
@@ -119,7 +121,7 @@ def test_the_page_of_a_study(results, tmp_path):
     [(LSTMConfig(), "l2o.load('runs/mine').optax()"), (RNNConfig(), "l2o.minimize(f, bounds, optimizer='runs/mine')")],
 )
 def test_how_to_use_what_was_trained(config, words):
-    assert report.use(Path("runs/mine"), SimpleNamespace(optimizer=config)).endswith(words)
+    assert training_report.use(Path("runs/mine"), SimpleNamespace(optimizer=config)).endswith(words)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +136,10 @@ def test_how_to_use_what_was_trained(config, words):
     ],
 )
 def test_number(value, text):
-    assert report.number(value) == text
+    assert page.number(value) == text
 
 
 def test_table_escapes_its_header_and_marks_ours():
-    text = report.table(["<a>", "b"], [["x", "1"], ["y", "2"]], {"y"})
+    text = page.table(["<a>", "b"], [["x", "1"], ["y", "2"]], {"y"})
     assert "<th>&lt;a&gt;</th>" in text
     assert "<tr><td>x</td>" in text and "<tr class=ours><td>y</td>" in text

@@ -14,9 +14,9 @@ import optax
 import pytest
 
 import l2o
+from experiments.directory import claim, fresh_directory
 from experiments.page import training
-from experiments.run import claim, fresh_directory, train
-from experiments.study.base import Experiment
+from experiments.run import Experiment, train
 from l2o.errors import UserError
 from l2o.files import write_whole
 from meta.trainer import TrainingResult

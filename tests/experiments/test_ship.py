@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import l2o
+from experiments import Experiment, Study
 from experiments import ship as module
-from experiments.study.base import Experiment, Study
-from experiments.study.curves.run import run
+from experiments.study.engine import run
 from l2o import loaded
 from l2o.errors import UserError
 
@@ -41,7 +41,7 @@ def test_what_is_shipped_is_what_was_measured(zoo, trained, measured):
     assert {k: shipped.provenance[k] for k in original.provenance} == original.provenance
     rows = json.loads((measured / "results.json").read_text())["rows"]
     mean = np.mean([row["step 4"] for row in rows if row["optimizer"] == trained.name])
-    table = {row["optimizer"]: row for row in shipped.provenance["held_out"]["table"]}
+    table = {row["optimizer"]: row for row in shipped.provenance["held_out"]["tables"]["Loss"]}
     assert table[trained.name]["step 4"].startswith(f"{mean:.4g} ")
 
 

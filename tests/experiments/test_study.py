@@ -8,9 +8,13 @@ import numpy as np
 import pytest
 
 import l2o
-from experiments.study.base import Study
+from experiments import Study
+from experiments.study import engine
+from experiments.study.columns import columns
 from experiments.study.curves import run as module
-from experiments.study.curves.run import columns, compare, measures, rates_of, tune
+from experiments.study.curves.results import compare
+from experiments.study.curves.run import measures, tune
+from experiments.study.rates import rates_of
 from l2o.baselines.optax import AdamConfig, SGDConfig
 from l2o.errors import UserError
 from l2o.gradient.lstm import LSTMConfig
@@ -45,7 +49,7 @@ def fresh(tmp_path_factory):
 def done(tmp_path_factory, fresh):
     """A finished study: its directory, results and what it said."""
     out, said = tmp_path_factory.mktemp("study") / "out", []
-    results = module.run(study_of(optimizers=[str(fresh)]), out, said.append)
+    results = engine.run(study_of(optimizers=[str(fresh)]), out, said.append)
     return out, results, said
 
 
@@ -57,7 +61,13 @@ def values(config, rate, split, folded, tasks, study):
 
 def test_the_directory_holds_everything(done, strict_json):
     out, results, _ = done
-    assert {path.name for path in out.iterdir()} == {"config.toml", "results.json", "curves.png", "report.html"}
+    assert {path.name for path in out.iterdir()} == {
+        "config.toml",
+        "results.json",
+        "curves.png",
+        "report.html",
+        "cells",
+    }
     assert strict_json((out / "results.json").read_text()) == json.loads(json.dumps(results))
     assert Study.load(out / "config.toml") == Study.parse(results["study"], "results")
 
@@ -74,9 +84,10 @@ def test_learned_optimizers_are_told_apart(done):
     _, results, said = done
     assert results["learned"] == ["fresh"]
     assert set(results["chosen"]) == {"sgd", "adam"}
-    assert [line.split(":")[0] for line in said] == [
+    assert [line.split(":")[0] for line in said if "left" not in line] == [
         "4 runs of 6 steps for each of 3 optimizers", "ran fresh", "tuned sgd", "ran sgd", "tuned adam", "ran adam",
     ]  # fmt: skip
+    assert sum(line.startswith("5/5 | ran adam") for line in said) == 1
     pairs = [(c["optimizer"], c["against"], c["measure"]) for c in results["comparisons"]]
     measured = ("step 2", "step 6", "mean to 2", "mean to 6")
     assert pairs == [("fresh", other, measure) for other in ("sgd", "adam") for measure in measured]
@@ -126,9 +137,9 @@ def test_rates_are_tuned_on_the_training_split_and_rows_are_of_the_test_split(tm
         return {"value": np.ones((tasks, horizon + 1))}
 
     monkeypatch.setattr(module, "evaluate", evaluated)
-    monkeypatch.setattr(module.report, "study", lambda out, results: None)
+    monkeypatch.setattr(engine.reports, "write", lambda out, results, report: None)
     study = study_of(baselines=[{"kind": "sgd"}]).model_copy(update={"task": Split(dimension=2)})
-    module.run(study, tmp_path / "out", lambda line: None)
+    engine.run(study, tmp_path / "out", lambda line: None)
     # 3 runs for each of the rates that are tried, and 4 that are reported
     assert seen == [(3, 1.0)] * 4 + [(4, 2.0)]
 
@@ -148,16 +159,16 @@ def without_time(results):
 
 def test_the_same_seed_gives_the_same_rows(done, tmp_path, fresh):
     _, results, _ = done
-    again = module.run(study_of(optimizers=[str(fresh)]), tmp_path / "again", lambda line: None)
+    again = engine.run(study_of(optimizers=[str(fresh)]), tmp_path / "again", lambda line: None)
     assert without_time(again) == without_time(results)
-    other = module.run(study_of(optimizers=[str(fresh)], baselines=[], seed=2), tmp_path / "other", lambda line: None)
+    other = engine.run(study_of(optimizers=[str(fresh)], baselines=[], seed=2), tmp_path / "other", lambda line: None)
     for ours, theirs in zip(results["rows"], other["rows"], strict=False):
         assert ours["step 6"] != theirs["step 6"]
 
 
 def test_the_size_of_a_batch_changes_nothing(done, tmp_path, fresh):
     _, results, _ = done
-    again = module.run(study_of(optimizers=[str(fresh)], batch=3), tmp_path / "again", lambda line: None)
+    again = engine.run(study_of(optimizers=[str(fresh)], batch=3), tmp_path / "again", lambda line: None)
     assert again["chosen"] == results["chosen"]
     for ours, theirs in zip(results["rows"], again["rows"], strict=True):
         assert ours["step 6"] == pytest.approx(theirs["step 6"], rel=1e-4)
@@ -165,7 +176,7 @@ def test_the_size_of_a_batch_changes_nothing(done, tmp_path, fresh):
 
 def test_a_learned_optimizer_can_be_a_run_directory(trained, tmp_path):
     study = study_of(optimizers=[str(trained)], baselines=[{"kind": "sgd", "learning_rate": 0.1}])
-    results = module.run(study, tmp_path / "out", lambda line: None)
+    results = engine.run(study, tmp_path / "out", lambda line: None)
     assert results["learned"] == [trained.name]
 
 
@@ -192,6 +203,17 @@ def test_measures_are_read_off_the_right_steps():
     }  # fmt: skip
 
 
+class Now:
+    """Makes pieces on the spot, and keeps nothing but what is said."""
+
+    def __init__(self):
+        self.said = []
+        self.say = self.said.append
+
+    def __call__(self, path, what, program):
+        return program()
+
+
 MEASURES = ("step 2", "step 6", "mean to 2", "mean to 6")
 BEST = {"step 2": 1.0, "step 6": 0.1}  # what minimises each measure in the stand-in below
 MEAN = 0.01
@@ -211,7 +233,7 @@ def stand_in(monkeypatch):
         value[:, 0] -= 100.0 * np.isclose(rate, 10.0)  # the start is not to be counted
         return {"value": value}
 
-    monkeypatch.setattr(module, "_values", evaluate)
+    monkeypatch.setattr(module, "_values_of_runs", evaluate)
     return tried
 
 
@@ -225,9 +247,10 @@ def stand_in(monkeypatch):
     ],
 )
 def test_what_the_rate_is_chosen_for(stand_in, measure, expected):
-    study, said = study_of(tune={"measure": measure}), []
+    study, pieces = study_of(tune={"measure": measure}), Now()
     (column, _) = columns(study)
-    assert tune(study, column, "the training family", said.append) == pytest.approx(expected)
+    assert tune(study, column, "the training family", pieces) == pytest.approx(expected)
+    said = pieces.said
     np.testing.assert_allclose([rate for rate, *_ in stand_in], [0.01, 0.1, 1.0, 10.0])
     assert {more for _, *more in map(list, stand_in) for more in more} == {"the training family", 3}
     assert len(said) == 1 and said[0].startswith("tuned sgd: ")
@@ -240,22 +263,22 @@ def test_rates_that_diverge_are_never_chosen(monkeypatch):
     def evaluate(study, make, rate, family, key, runs, measure):
         return {"value": np.full((runs, 7), 3.0 if np.isclose(rate, 0.1) else math.nan if rate > 1 else math.inf)}
 
-    monkeypatch.setattr(module, "_values", evaluate)
+    monkeypatch.setattr(module, "_values_of_runs", evaluate)
     study = study_of()
-    assert tune(study, columns(study)[0], None, lambda line: None) == pytest.approx(dict.fromkeys(MEASURES, 0.1))
+    assert tune(study, columns(study)[0], None, Now()) == pytest.approx(dict.fromkeys(MEASURES, 0.1))
 
 
 def test_a_grid_on_which_everything_diverges(monkeypatch):
-    monkeypatch.setattr(module, "_values", lambda *arguments, **more: {"value": np.full((3, 7), math.nan)})
+    monkeypatch.setattr(module, "_values_of_runs", lambda *arguments, **more: {"value": np.full((3, 7), math.nan)})
     study = study_of()
     with pytest.raises(UserError, match=r"^sgd: no learning rate from 0\.01 to 10 gives a finite loss$"):
-        tune(study, columns(study)[0], None, lambda line: None)
+        tune(study, columns(study)[0], None, Now())
 
 
 def test_a_fixed_rate_is_not_tuned(tmp_path):
     said = []
     study = study_of(baselines=[{"kind": "sgd", "learning_rate": 0.03}])
-    results = module.run(study, tmp_path / "out", said.append)
+    results = engine.run(study, tmp_path / "out", said.append)
     assert results["chosen"] == {"sgd": dict.fromkeys(("step 2", "step 6", "mean to 2", "mean to 6"), 0.03)}
     assert not [line for line in said if "tuned" in line]
 
@@ -266,7 +289,7 @@ def test_a_diverging_baseline_is_counted_and_breaks_nothing(tmp_path, fresh, str
         baselines=[{"kind": "sgd", "learning_rate": 1e12}, {"kind": "adam", "learning_rate": 0.1}],
     )
     out = tmp_path / "out"
-    module.run(study, out, lambda line: None)
+    engine.run(study, out, lambda line: None)
     results = strict_json((out / "results.json").read_text())
     rows = {name: [row for row in results["rows"] if row["optimizer"] == name] for name in ("fresh", "sgd", "adam")}
     assert all(row["diverged"] is True and row["step 6"] is None for row in rows["sgd"])
@@ -280,7 +303,7 @@ def test_a_diverging_baseline_is_counted_and_breaks_nothing(tmp_path, fresh, str
 
 def test_a_baseline_that_always_diverges_leaves_a_report(tmp_path):
     study = study_of(baselines=[{"kind": "sgd", "learning_rate": 1e30}])
-    module.run(study, tmp_path / "out", lambda line: None)
+    engine.run(study, tmp_path / "out", lambda line: None)
     assert (tmp_path / "out" / "report.html").is_file() and (tmp_path / "out" / "curves.png").is_file()
 
 
@@ -288,7 +311,7 @@ def test_names_of_baselines_are_optimizers_too(tmp_path):
     study = study_of(baselines=[]).model_copy(update={"optimizers": ("sgd", "momentum")})
     found = columns(study)
     assert [(c.name, c.tuned, c.learned) for c in found] == [("sgd", True, False), ("momentum", True, False)]
-    results = module.run(study, tmp_path / "out", lambda line: None)
+    results = engine.run(study, tmp_path / "out", lambda line: None)
     assert results["learned"] == [] and set(results["chosen"]) == {"sgd", "momentum"}
 
 
@@ -301,7 +324,7 @@ def test_names_of_baselines_are_optimizers_too(tmp_path):
 )
 def test_two_optimizers_of_one_name(tmp_path, edits):
     with pytest.raises(UserError, match=r"two optimizers named '(sgd|adam)'"):
-        module.run(study_of(**edits), tmp_path / "out", lambda line: None)
+        engine.run(study_of(**edits), tmp_path / "out", lambda line: None)
     assert not (tmp_path / "out").exists()
 
 
@@ -318,15 +341,8 @@ def test_two_directories_of_one_name_are_told_apart_by_their_paths(tmp_path, fre
 
 def test_a_study_of_nothing(tmp_path):
     with pytest.raises(UserError, match="optimizer"):
-        module.run(study_of(baselines=[]), tmp_path / "out", lambda line: None)
+        engine.run(study_of(baselines=[]), tmp_path / "out", lambda line: None)
     assert not (tmp_path / "out").exists()
-
-
-def test_an_output_directory_in_use(tmp_path):
-    (tmp_path / "mine").write_text("keep")
-    with pytest.raises(UserError, match="is not empty and is never overwritten"):
-        module.run(study_of(), tmp_path, lambda line: None)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
 def test_comparisons_are_paired_by_run():

@@ -10,7 +10,7 @@ import pytest
 import l2o.__main__
 from experiments.cli import main
 from experiments.progress import terminal
-from experiments.study.base import Experiment
+from experiments.run import Experiment
 from l2o.errors import UserError
 
 

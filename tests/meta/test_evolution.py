@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.study.base import Experiment
+from experiments.run import Experiment
 from l2o.core import Problem, Task
 from l2o.errors import UserError
 from l2o.lift.optax import gradient_based

@@ -18,7 +18,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 import l2o
-from experiments.study.base import Experiment
+from experiments.run import Experiment
 from l2o.errors import UserError
 from l2o.gradient.lstm import LSTMConfig
 from meta import parallel

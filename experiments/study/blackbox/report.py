@@ -1,50 +1,50 @@
 """The report of a study of black-box optimizers: a panel for each cell, tables, and sentences on who is below whom."""
 
-import html
 import math
-import warnings
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.page import colours, figure_of, image, page, save_figure, table, verdict
-from experiments.progress import duration
-from l2o.files import write_whole
+from experiments.page import colours, figure_of
+from experiments.study.report import Figure, Report, Section, Table, bracketed, optional, plus_minus, verdict, with_unit
 
 ACROSS = 3  # panels of the figure
 TIMES = ["per proposal", "in a batch"]
 
 
-def seconds_shown(seconds: float) -> str:
-    """Two digits with a unit.
+def report(results: dict[str, Any]) -> Report:
+    """The sections of the report."""
+    figure = Figure("curves.png", "regret by evaluation", partial(curves, results))
+    sections = [
+        Section(figure=figure, where="page"),
+        Section("Over all cells", None, [overall(results)], over_seeds(results), notes(results)),
+    ]
+    for name in results["learned"]:
+        sections.append(Section(f"{name}, run by run against the others", sentences=sayings(results, name)))
+    for cell in results["cells"]:
+        sections.append(Section(cell["cell"], tables=[of_cell(results, cell)], where="page and provenance"))
+    return sections
 
-    >>> seconds_shown(0.0123)
-    '12 ms'
-    """
-    unit, factor = ("s", 1.0) if seconds >= 1 else ("ms", 1e3) if seconds >= 1e-3 else ("us", 1e6)
-    return f"{float(f'{seconds * factor:.2g}'):g} {unit}"
 
-
-def overall(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The main table as text: each column over all cells, best rank first."""
+def overall(results: dict[str, Any]) -> Table:
+    """The main table: each column over all cells, best rank first."""
     study, first = results["study"], next(iter(results["learned"]), None)
     steps = list(map(str, study["steps"])) if study["relative_to"] else []
     header = ["optimizer", *(f"regret at {s} / {study['relative_to']}" for s in steps), "rank"]
     header += [f"{first} wins"] if first else []
     rows = []
     for column in results["columns"]:
-        rank, low, high = column["rank"]
-        row = [column["name"], *(_number(column["ratio"][s]) for s in steps), f"{rank:.2f} [{low:.2f}, {high:.2f}]"]
+        row = [column["name"], *(optional(column["ratio"][s]) for s in steps), bracketed(column["rank"], ".2f")]
         if first:
             won = column["won"].get(first, {}).get(str(study["steps"][-1]))
-            row.append("-" if won is None else "{:.0%} [{:.0%}, {:.0%}]".format(*won))
-        rows.append([*row, *_times(column)])
-    return [*header, *TIMES], rows
+            row.append(bracketed(won, ".0%", "-"))
+        rows.append([*row, *_times_of_proposals(column)])
+    return Table([*header, *TIMES], rows, ours=results["learned"])
 
 
-def of_cell(results: dict[str, Any], cell: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The table of a cell as text: mean regrets, the gaps to the reference, seconds per proposal."""
+def of_cell(results: dict[str, Any], cell: dict[str, Any]) -> Table:
+    """The table of a cell: mean regrets, the gaps to the reference, seconds per proposal."""
     study = results["study"]
     header = ["optimizer", *(f"regret at {s}" for s in study["steps"])]
     header += [f"gap at {s}" for s in study["steps"]] if study["reference"] else []
@@ -52,13 +52,12 @@ def of_cell(results: dict[str, Any], cell: dict[str, Any]) -> tuple[list[str], l
     for name in (column["name"] for column in results["columns"]):
         found = cell["columns"][name]
         row = [name]
-        for mean, low, high in (found["mean"][str(s)] for s in study["steps"]):
-            row.append("failed" if mean is None else f"{mean:.3g} ± {(high - low) / 2:.2g}")
+        row += [plus_minus(found["mean"][str(s)]) for s in study["steps"]]
         for step in study["steps"] if study["reference"] else []:
             gap = found["gap"].get(str(step))
-            row.append("-" if gap is None else _gap(gap))
-        rows.append([*row, *_times(found), str(found["failed"])])
-    return [*header, *TIMES, "failed"], rows
+            row.append("-" if gap is None else bracketed(gap, "+.3f"))
+        rows.append([*row, *_times_of_proposals(found), str(found["failed"])])
+    return Table([*header, *TIMES, "failed"], rows, ours=results["learned"])
 
 
 def sentences(results: dict[str, Any], name: str) -> list[str]:
@@ -77,7 +76,7 @@ def wins(results: dict[str, Any], name: str) -> list[str]:
     found = []
     for step in map(str, results["study"]["steps"]):
         won = {c["name"]: c["won"][name][step] for c in results["columns"] if name in c["won"]}
-        parts = ["{:.0%} [{:.0%}, {:.0%}] against {}".format(*rate, other) for other, rate in won.items()]
+        parts = [f"{bracketed(rate, '.0%')} against {other}" for other, rate in won.items()]
         found.append(f"{name} at {step} wins {', '.join(parts)}")
     return found
 
@@ -87,7 +86,7 @@ def gaps(results: dict[str, Any], name: str) -> list[str]:
     study, found = results["study"], []
     for step in map(str, study["steps"]):
         of = {cell["cell"]: cell["columns"][name]["gap"].get(step) for cell in results["cells"]}
-        parts = [f"{_gap(gap)} on {cell}" for cell, gap in of.items() if gap is not None]
+        parts = [f"{bracketed(gap, '+.3f')} on {cell}" for cell, gap in of.items() if gap is not None]
         if parts:
             found.append(f"({name} - {study['reference']}) / {study['relative_to']} at {step}: {', '.join(parts)}")
     return found
@@ -103,7 +102,7 @@ def over_seeds(results: dict[str, Any]) -> list[str]:
     study = results["study"]
     return [
         f"{name}, {len(study['groups'][name])} meta-training seeds: regret over that of {study['relative_to']} "
-        + ", ".join(f"{_interval(ratio)} at {step}" for step, ratio in ratios.items())
+        + ", ".join(f"{bracketed(ratio, '.3g')} at {step}" for step, ratio in ratios.items())
         for name, ratios in results["groups"].items()
     ]
 
@@ -135,29 +134,8 @@ def notes(results: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def write(out: Path, results: dict[str, Any]) -> None:
-    """curves.png and report.html."""
-    _curves(out, results)
-    learned = set(results["learned"])
-
-    def shown(header, rows):
-        return table(header, [[html.escape(text) for text in row] for row in rows], learned)
-
-    body = [
-        f"<p>{html.escape(results['study']['description'])}</p>", image(out / "curves.png", "regret by evaluation"),
-        f"<h2>Over all cells</h2>{shown(*overall(results))}<p><small>{html.escape(notes(results))}</small></p>",
-    ]  # fmt: skip
-    body += [f"<p>{html.escape(line)}.</p>" for line in over_seeds(results)]
-    for name in results["learned"]:
-        body.append(f"<h2>{html.escape(name)}, run by run against the others</h2>")
-        body += [f"<p>{html.escape(line)}.</p>" for line in sayings(results, name)]
-    for cell in results["cells"]:
-        body.append(f"<h2>{html.escape(cell['cell'])}</h2>{shown(*of_cell(results, cell))}")
-    body.append(f"<p><small>The study took {duration(results['seconds'])}.</small></p>")
-    write_whole(out / "report.html", page(f"Study {out.name}", "".join(body)))
-
-
-def _curves(out: Path, results: dict[str, Any]) -> None:
+def curves(results: dict[str, Any]) -> Any:
+    """The figure of mean regrets by evaluation, a panel for each cell."""
     cells, floor = results["cells"], results["study"]["floor"]
     across = min(ACROSS, len(cells))
     down = -(-len(cells) // across)
@@ -181,24 +159,9 @@ def _curves(out: Path, results: dict[str, Any]) -> None:
         axes.set_xlabel("evaluations")
     places[0].set_ylabel("mean regret")
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # log axes warn about curves that failed everywhere
-        save_figure(figure, out / "curves.png", dpi=100)
+    return figure
 
 
-def _times(column: dict[str, Any]) -> list[str]:
+def _times_of_proposals(column: dict[str, Any]) -> list[str]:
     alone, batch = column["seconds"]["alone"], column["seconds"]["batch"]
-    return [seconds_shown(alone), "-" if batch is None else seconds_shown(batch)]
-
-
-def _number(value: float | None) -> str:
-    return "failed" if value is None else f"{value:.3g}"
-
-
-def _gap(values: list[float | None]) -> str:
-    return "failed" if None in values else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*values)
-
-
-def _interval(values: list[float | None]) -> str:
-    mean, low, high = map(_number, values)
-    return f"{mean} [{low}, {high}]"
+    return [with_unit(alone), "-" if batch is None else with_unit(batch)]

@@ -5,11 +5,10 @@ from typing import Any
 import numpy as np
 
 from experiments.study import statistics
-from experiments.study.base import BlackBox
-from experiments.study.curves.run import Column, label
-
-Values = dict[str, dict[str, np.ndarray]]  # by cell and by column
-Seconds = dict[str, dict[str, float]]  # per proposal, by column and by way of running it
+from experiments.study.blackbox.config import BlackBox
+from experiments.study.blackbox.run import Found, Plan, Seconds, Values
+from experiments.study.columns import Column, checksums, label
+from experiments.study.statistics import as_json
 
 
 def regrets(values: dict[str, np.ndarray], f_opt: np.ndarray) -> dict[str, np.ndarray]:
@@ -25,10 +24,7 @@ def regrets(values: dict[str, np.ndarray], f_opt: np.ndarray) -> dict[str, np.nd
     return {name: b - lowest[:, None] for name, b in best.items()}
 
 
-def summary(
-    study: BlackBox, values: Values, optima: dict[str, np.ndarray], seconds: dict[str, Seconds],
-    learned: list[Column],
-) -> dict[str, Any]:  # fmt: skip
+def summary(plan: Plan, found: Found) -> dict[str, Any]:
     """results.json.
 
     Returns:
@@ -38,17 +34,17 @@ def summary(
       "columns": over all cells, best rank first: mean "rank" at the last step, "ratio" of mean regrets to that of
       `relative_to` (geometric mean over cells) and "won", the share of runs that each learned optimizer wins, by step.
     """
-    found = {cell: regrets(values[cell], optima[cell]) for cell in values}
-    names = list(next(iter(found.values())))
+    study, (values, optima, seconds) = plan.study, found
+    learned = [column for column in plan.columns if column.learned]
+    regret = {cell: regrets(values[cell], optima[cell]) for cell in values}
+    names = list(next(iter(regret.values())))
     # below the floor, rounding decides which of two is lower
-    equal = {cell: {name: np.maximum(r, study.floor) for name, r in of.items()} for cell, of in found.items()}
+    equal = {cell: {name: np.maximum(r, study.floor) for name, r in of.items()} for cell, of in regret.items()}
     return {
-        "study": study.model_dump(mode="json"),
-        "learned": [column.name for column in learned],
-        "sha256": {column.name: column.sha256 for column in learned},
+        **checksums(learned),
         "cells": [
-            {"cell": cell, "columns": {n: _column(study, n, found[cell], values[cell], seconds[cell]) for n in names}}
-            for cell in found
+            {"cell": cell, "columns": {n: _of_column(study, n, r, values[cell], seconds[cell]) for n in names}}
+            for cell, r in regret.items()
         ],
         "comparisons": [
             {"optimizer": ours.name, "against": other, "cell": cell, "step": step,
@@ -56,13 +52,13 @@ def summary(
             for ours in learned for cell, of in equal.items() for step in study.steps for other in names
             if other != ours.name
         ],
-        "columns": sorted(_over_cells(study, equal, seconds, learned), key=lambda column: column["rank"][0]),
-        "groups": {name: _group(study, equal, [label(m) if label(m) in names else m for m in members])
+        "columns": sorted(_columns_over_cells(study, equal, seconds, learned), key=lambda column: column["rank"][0]),
+        "groups": {name: _over_seeds(study, equal, [label(m) if label(m) in names else m for m in members])
                    for name, members in study.groups.items()} if study.relative_to else {},
     }  # fmt: skip
 
 
-def _column(
+def _of_column(
     study: BlackBox, name: str, found: dict[str, np.ndarray], values: dict[str, np.ndarray], seconds: Seconds
 ) -> dict[str, Any]:
     ours = found[name]
@@ -71,22 +67,22 @@ def _column(
     if study.reference and study.relative_to and name != study.reference:
         for step in study.steps:
             some = [found[n][:, step - 1] for n in (name, study.reference, study.relative_to)]
-            gaps[str(step)] = _json(statistics.bootstrap(_gap, some, seed=study.seed))
+            gaps[str(step)] = as_json(statistics.bootstrap(_relative_gap, some, seed=study.seed))
     return {
-        "regret": {step: _json(regret) for step, regret in at.items()},
-        "mean": {step: _json(statistics.interval(regret)) for step, regret in at.items()},
+        "regret": {step: as_json(regret) for step, regret in at.items()},
+        "mean": {step: as_json(statistics.interval(regret)) for step, regret in at.items()},
         "curve": statistics.curve(ours),
         "gap": gaps,
-        "seconds": {way: _json([s])[0] for way, s in seconds[name].items()},
+        "seconds": {way: as_json([s])[0] for way, s in seconds[name].items()},
         "failed": int((~np.isfinite(values[name])).sum()),
     }
 
 
-def _gap(ours: np.ndarray, reference: np.ndarray, random: np.ndarray) -> np.ndarray:
+def _relative_gap(ours: np.ndarray, reference: np.ndarray, random: np.ndarray) -> np.ndarray:
     return (ours - reference) / random
 
 
-def _over_cells(
+def _columns_over_cells(
     study: BlackBox, found: Values, seconds: dict[str, Seconds], learned: list[Column]
 ) -> list[dict[str, Any]]:
     from scipy.stats import rankdata
@@ -108,18 +104,18 @@ def _over_cells(
         rows.append(
             {
                 "name": name,
-                "rank": _json(statistics.interval(ranks[i])),
-                "ratio": {str(s): _json([_ratio(study, found, name, s)])[0] for s in study.steps},
+                "rank": as_json(statistics.interval(ranks[i])),
+                "ratio": {str(s): as_json([_ratio_of_regrets(study, found, name, s)])[0] for s in study.steps},
                 "won": won,
                 "seconds": {
-                    way: _json([np.mean([of[name][way] for of in seconds.values()])])[0] for way in ("alone", "batch")
+                    way: as_json([np.mean([of[name][way] for of in seconds.values()])])[0] for way in ("alone", "batch")
                 },
             }
         )
     return rows
 
 
-def _ratio(study: BlackBox, found: Values, name: str, step: int) -> float:
+def _ratio_of_regrets(study: BlackBox, found: Values, name: str, step: int) -> float:
     """Mean regret over that of `relative_to`, the geometric mean over cells; NaN where there is none."""
     if study.relative_to is None:
         return np.nan
@@ -128,11 +124,7 @@ def _ratio(study: BlackBox, found: Values, name: str, step: int) -> float:
     return float(np.exp(np.mean(np.log(ratios))))
 
 
-def _group(study: BlackBox, found: Values, members: list[str]) -> dict[str, list[float | None]]:
+def _over_seeds(study: BlackBox, found: Values, members: list[str]) -> dict[str, list[float | None]]:
     """Over meta-training seeds: the ratio to `relative_to`, its geometric mean and interval, by step."""
-    logs = {s: np.log([_ratio(study, found, member, s) for member in members]) for s in study.steps}
-    return {str(s): _json(np.exp(statistics.interval(of))) for s, of in logs.items()}
-
-
-def _json(values: Any) -> list[float | None]:
-    return [float(v) if np.isfinite(v) else None for v in values]
+    logs = {s: np.log([_ratio_of_regrets(study, found, member, s) for member in members]) for s in study.steps}
+    return {str(s): as_json(np.exp(statistics.interval(of))) for s, of in logs.items()}

@@ -5,48 +5,66 @@ not know its minima, `tasks.optimum` finds them; and a minimum is never above th
 Values are as the optimizers were told, so studies with noise say little.
 """
 
-import json
 import time
 import zlib
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.progress import Say, pieces
-from experiments.study.base import BlackBox
-from experiments.study.blackbox import report as report_blackbox
-from experiments.study.blackbox.results import summary
-from experiments.study.curves.run import Column, columns
-from experiments.study.pieces import arrays_of, begin, save
-from l2o.core import Evaluation, HostOptimizer, Task, population_size
+from experiments.study.blackbox.config import BlackBox
+from experiments.study.cells import Cell, employed, run_on_host, shape_of_problem, sole_family, together
+from experiments.study.columns import Column, columns
+from experiments.study.pieces import Pieces
+from l2o.core import HostOptimizer
 from l2o.errors import UserError
-from l2o.files import write_whole
-from l2o.wrappers.asynchronous import asynchronous
-from meta.evaluate import RunKeys, evaluate, run_keys
-from tasks.family import Params, TaskFamily
+from meta.evaluate import evaluate
 from tasks.optimum import minima
 
+Values = dict[str, dict[str, np.ndarray]]  # by cell and by column
+Seconds = dict[str, dict[str, float]]  # per proposal, by column and by way of running it
 
-class Cell(NamedTuple):
-    """Tasks of one family.
+
+class Plan(NamedTuple):
+    """What is going to be run.
 
     Attributes:
-      name: in the study.
-      family: where they come from.
-      key: decides them, and all other randomness of the runs.
+      study: what was asked for.
+      columns: the optimizers.
+      cells: the tasks.
+      sizes: how many points an optimizer asks for at a time, by names of cell and column.
     """
 
-    name: str
-    family: TaskFamily
-    key: jax.Array
+    study: BlackBox
+    columns: list[Column]
+    cells: list[Cell]
+    sizes: dict[tuple[str, str], int]
 
-    def draw(self, runs: int) -> tuple[Params, RunKeys]:
-        """What `evaluate` draws with the same key."""
-        keys = jax.vmap(run_keys)(jax.random.split(jax.random.clone(self.key), runs))
-        return jax.jit(jax.vmap(self.family.sample))(keys.sample), keys
+    @property
+    def opening(self) -> str:
+        """How much it is."""
+        size = f"{self.study.runs} runs of {self.study.evaluations} evaluations each"
+        return f"{len(self.cells)} cells, {len(self.columns)} optimizers, {size}"
+
+    @property
+    def pieces(self) -> int:
+        """In each cell one for its minima, and one for each column."""
+        return len(self.cells) * (len(self.columns) + 1)
+
+
+class Found(NamedTuple):
+    """What was found.
+
+    Attributes:
+      values: by cell and column [runs, evaluations].
+      optima: the minima of the tasks of a cell [runs].
+      seconds: per proposal, by cell, column, and way of running it.
+    """
+
+    values: Values
+    optima: dict[str, np.ndarray]
+    seconds: dict[str, Seconds]
 
 
 def cells(study: BlackBox) -> list[Cell]:
@@ -57,70 +75,22 @@ def cells(study: BlackBox) -> list[Cell]:
     """
     found = []
     for name, config in study.tasks.items():
-        family, *others = config.build("test").parts
-        if others:
-            raise UserError(
-                f"tasks.{name}: a mixture has tasks of several shapes, expected a cell for each of its families"
-            )
-        if jax.eval_shape(lambda key, family=family: _task(family, key).problem, jax.random.key(0)).space.is_free:
+        family = sole_family(name, config, "test")
+        if shape_of_problem(family).space.is_free:
             raise UserError(f"tasks.{name}: {config.kind} has no bounds, and black-box optimizers need some")
         key = jax.random.fold_in(jax.random.key(study.seed), zlib.crc32(name.encode()))
         found.append(Cell(name, family, key))
     return found
 
 
-def _task(family: TaskFamily, key: jax.Array) -> Task:
-    return family.task(family.sample(key))
-
-
-def employed(column: Column, workers: int) -> Column:
-    """The column with so many evaluations in progress at a time.
-
-    Raises (when it is built):
-      UserError: the optimizer does not run with several workers.
-    """
-    if workers == 1:
-        return column
-
-    def make(argument):
-        optimizer = column.make(argument)
-        if isinstance(optimizer, HostOptimizer):
-            raise UserError(f"workers: {column.name} cannot be compiled, which a study with several workers needs")
-        return asynchronous(optimizer, workers)
-
-    return column._replace(make=make)
-
-
-def together(cell: Cell, column: Column) -> int:
-    """How many points an optimizer asks for at a time.
+def plan(study: BlackBox) -> Plan:
+    """What a study is going to run.
 
     Raises:
-      UserError: it does not take the tasks of the cell.
+      UserError: an optimizer does not exist or does not fit.
     """
-    optimizer = column.make(column.argument)
-
-    def ask(key):
-        sample_key, init_key, ask_key = jax.random.split(key, 3)
-        state = optimizer.init(init_key, _task(cell.family, sample_key).problem)
-        return optimizer.ask(ask_key, state)[0]
-
-    key = jax.random.key(0)
-    try:
-        return population_size(ask(key) if isinstance(optimizer, HostOptimizer) else jax.eval_shape(ask, key))
-    except UserError as error:
-        raise UserError(f"{column.name} on {cell.name}: {error}") from None
-
-
-def run(study: BlackBox, out: Path, say: Say = print, resume: bool = False) -> dict[str, Any]:
-    """Run a study into a directory: cells/*/*.npz, results.json, curves.png, report.html, config.toml.
-
-    Returns:
-      The contents of results.json, see `experiments.study.blackbox.results.summary`.
-
-    Raises:
-      UserError: the directory is in use or holds another study, or an optimizer does not exist or does not fit.
-    """
-    found, settings = [employed(column, study.workers) for column in columns(study)], cells(study)
+    found = [employed(column, study.workers) for column in columns(study, groups=study.groups)]
+    settings = cells(study)
     for column in found:
         if column.gradients:
             raise UserError(f"{column.name} reads gradients, and a black-box study gives none")
@@ -129,54 +99,44 @@ def run(study: BlackBox, out: Path, say: Say = print, resume: bool = False) -> d
         if name is not None and name not in [column.name for column in found]:
             raise UserError(f"{field}: {name!r} is none of the optimizers of the study")
     sizes = {(cell.name, column.name): together(cell, column) for cell in settings for column in found}
-    folder = begin(study, out, resume)
-    say(f"{len(settings)} cells, {len(found)} optimizers, {study.runs} runs of {study.evaluations} evaluations each")
-    values: dict[str, dict[str, np.ndarray]] = {}
-    optima: dict[str, np.ndarray] = {}
-    seconds: dict[str, dict[str, dict[str, float]]] = {}
-    took = 0.0
-    with pieces(len(settings) * (len(found) + 1), say) as done:
-        for cell in settings:
-            optima[cell.name], spent = _optimum(study, cell, folder / cell.name / "optimum.npz")
-            took += spent
-            done(f"minima of {cell.name}")
-            for column in found:
-                path = folder / cell.name / f"{column.identity or column.name}.npz"
-                if not path.is_file():
-                    _run(study, cell, column, sizes[cell.name, column.name], path)
-                known = arrays_of(path)
-                values.setdefault(cell.name, {})[column.name] = known["values"].astype(np.float64)
-                seconds.setdefault(cell.name, {})[column.name] = {way: float(known[way]) for way in ("alone", "batch")}
-                took += float(known["took"])
-                done(f"ran {column.name} on {cell.name}")
-            jax.clear_caches()  # hundreds of programs in one process are more than its memory map can hold
-    results = summary(study, values, optima, seconds, [c for c in found if c.learned])
-    results["seconds"] = round(took, 1)
-    write_whole(out / "results.json", json.dumps(results) + "\n")
-    report_blackbox.write(out, results)
-    return results
+    return Plan(study, found, settings, sizes)
 
 
-def _optimum(study: BlackBox, cell: Cell, path: Path) -> tuple[np.ndarray, float]:
-    """The minimum of each task of a cell, and the seconds it took; what is on disk is not looked for again."""
-    if not path.is_file():
-        start = time.perf_counter()
-        params, _ = cell.draw(study.runs)
-        known = jax.jit(jax.vmap(lambda p: cell.family.task(p).info.get("f_opt")))(params)
-        if known is None:
-            known = minima(cell.family, params, jax.random.key(study.seed))
-        save(path, f_opt=np.asarray(known, np.float64), took=np.array(time.perf_counter() - start))
-    found = arrays_of(path)
-    return found["f_opt"], float(found["took"])
+def run(plan: Plan, pieces: Pieces) -> Found:
+    """Runs of all columns on all cells."""
+    found = Found({}, {}, {})
+    for cell in plan.cells:
+        path = f"cells/{cell.name}/optimum"
+        made = pieces(path, f"minima of {cell.name}", lambda cell=cell: {"f_opt": optimum(plan.study, cell)})
+        found.optima[cell.name] = made["f_opt"]
+        for column in plan.columns:
+
+            def runs(cell=cell, column=column) -> dict[str, Any]:
+                return runs_of(plan.study, cell, column, plan.sizes[cell.name, column.name])
+
+            made = pieces(f"cells/{cell.name}/{column.file}", f"ran {column.name} on {cell.name}", runs)
+            found.values.setdefault(cell.name, {})[column.name] = made["values"].astype(np.float64)
+            times = {way: float(made[way]) for way in ("alone", "batch")}
+            found.seconds.setdefault(cell.name, {})[column.name] = times
+        jax.clear_caches()  # hundreds of programs in one process are more than its memory map can hold
+    return found
 
 
-def _run(study: BlackBox, cell: Cell, column: Column, n: int, path: Path) -> None:
-    """Values [runs, evaluations] of a column on a cell, and seconds per proposal, into a file.
+def optimum(study: BlackBox, cell: Cell) -> np.ndarray:
+    """The minimum of each task of a cell [runs]."""
+    params, _ = cell.draw(study.runs)
+    known = jax.jit(jax.vmap(lambda p: cell.family.task(p).info.get("f_opt")))(params)
+    if known is None:
+        known = minima(cell.family, params, jax.random.key(study.seed))
+    return np.asarray(known, np.float64)
+
+
+def runs_of(study: BlackBox, cell: Cell, column: Column, n: int) -> dict[str, Any]:
+    """The "values" [runs, evaluations] of a column on a cell, asking for n points at a time, and seconds per proposal.
 
     "alone" are the seconds of an ask and a tell in a Python loop over one run, "batch" those of a compiled optimizer
     with `study.batch` runs side by side.
     """
-    start = time.perf_counter()
     optimizer, rounds = column.make(column.argument), -(-study.evaluations // n)
     if isinstance(optimizer, HostOptimizer):
         values, alone = in_python(optimizer, cell, study.runs, rounds, n)
@@ -184,8 +144,7 @@ def _run(study: BlackBox, cell: Cell, column: Column, n: int, path: Path) -> Non
     else:
         values, batch = compiled(column, cell, study.runs, rounds, study.batch, n)
         _, alone = in_python(HostOptimizer(*map(jax.jit, optimizer)), cell, 2, rounds, n)
-    took = np.array(time.perf_counter() - start)
-    save(path, values=values[:, : study.evaluations], alone=np.array(alone), batch=np.array(batch), took=took)
+    return {"values": values[:, : study.evaluations], "alone": np.array(alone), "batch": np.array(batch)}
 
 
 def compiled(column: Column, cell: Cell, runs: int, rounds: int, batch: int, n: int) -> tuple[np.ndarray, float]:
@@ -227,14 +186,12 @@ def in_python(optimizer: HostOptimizer, cell: Cell, runs: int, rounds: int, n: i
     values, seconds = np.zeros((runs, rounds, n)), np.zeros(runs)
     for i in range(runs):
         one = jax.tree.map(lambda a, i=i: a[i], params)
-        state = optimizer.init(keys.init[i], problem_of(one))
-        for t, (ask_key, evaluate_key, tell_key) in enumerate(keys_of(keys.run[i])):
-            start = time.perf_counter()
-            x, state = jax.block_until_ready(optimizer.ask(ask_key, state))
-            seconds[i] += time.perf_counter() - start
-            told = Evaluation(jax.block_until_ready(value_of(one, evaluate_key, x)))
-            values[i, t] = told.value
-            start = time.perf_counter()
-            state = jax.block_until_ready(optimizer.tell(tell_key, state, x, told))
-            seconds[i] += time.perf_counter() - start
+        _, told, seconds[i] = run_on_host(
+            optimizer,
+            keys.init[i],
+            problem_of(one),
+            lambda key, x, one=one: value_of(one, key, x),
+            keys_of(keys.run[i]),
+        )
+        values[i] = told
     return values.reshape(runs, -1), seconds[1:].mean() / (rounds * n)

@@ -32,12 +32,12 @@ class Runs(NamedTuple):
     def points(self, bins: int) -> tuple[Int[np.ndarray, "n t d"], Float[np.ndarray, "n t d"]]:
         """Tokens, and where they lie in the unit cube: what is left of a point for who tells but so many bins apart."""
 
-        tokens, unit = _points(self.space, self.x, bins)
+        tokens, unit = _tokens_and_units(self.space, self.x, bins)
         return np.asarray(tokens), np.asarray(unit)
 
 
 @partial(jax.jit, static_argnums=2)
-def _points(space: Space, x: Float[np.ndarray, "n t d"], bins: int):
+def _tokens_and_units(space: Space, x: Float[np.ndarray, "n t d"], bins: int):
     def point(space, x):
         tokens = space.to_tokens(x, bins)
         return tokens, space.to_unit(space.from_tokens(tokens, bins))

@@ -1,45 +1,16 @@
 """Schema of the studies of imitation: does a prompted model behave as the teacher does that its prompt names."""
 
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny, model_validator
+from pydantic import Field, model_validator
 
-from experiments.document import HERE, Document
-from l2o.baselines.optax import TunedConfig
-from l2o.core import BaselineConfig
-from l2o.record import ALGORITHMS
-from l2o.registry import Config, by_kind, nearest
+from experiments.study.base import StudyConfig
+from experiments.study.optformers import Imitated
+from l2o.registry import nearest
 from tasks.bbob.mixed import HELD_OUT, TRAIN, BBOBMixedConfig
 
 
-class Imitated(Config):
-    """A teacher, as in the configs of `l2o data`.
-
-    Attributes:
-      optimizer: a baseline that runs under jit.
-      algorithm: its name in the prompt; by default the optimizer's kind.
-    """
-
-    optimizer: Annotated[SerializeAsAny[BaselineConfig], by_kind(BaselineConfig)]
-    algorithm: str | None = None
-
-    @property
-    def name(self) -> str:
-        """One of `ALGORITHMS`."""
-        return self.algorithm or self.optimizer.kind
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.name not in ALGORITHMS:
-            hint = nearest(self.name, list(ALGORITHMS))
-            raise ValueError(f"algorithm: found {self.name!r}{hint}, expected one of {', '.join(ALGORITHMS)}")
-        if isinstance(self.optimizer, TunedConfig):
-            raise ValueError(f"optimizer: {self.optimizer.kind} reads gradients, and these tasks give none")
-        return self
-
-
-class Imitation(Document):
+class Imitation(StudyConfig):
     """A comparison of an OptFormer with the teachers that it is prompted as; `kind = "imitation"` in a study's file.
 
     Attributes:
@@ -55,20 +26,16 @@ class Imitation(Document):
       batch: runs computed side by side.
     """
 
+    shipped: ClassVar[tuple[str, ...]] = ("description", "seed", "instances", "trials", "task")
+
     kind: Literal["imitation"] = "imitation"
-    seed: int = Field(default=0, ge=0, lt=2**31)
     task: BBOBMixedConfig = BBOBMixedConfig(functions=HELD_OUT, dimensions=(2, 3, 4), noises=("none",))
     teachers: tuple[Imitated, ...] = Field(min_length=2, strict=False)
     trials: int = Field(default=40, ge=4, le=10_000)
     instances: int = Field(default=8, ge=2)
     examples: int = Field(default=8, ge=1)
     relative_to: str = "random"
-    optimizers: tuple[str, ...] = Field(default=(), strict=False)
     batch: int = Field(default=8, ge=1)
-
-    @classmethod
-    def folder(cls) -> Path:
-        return HERE / "studies"
 
     @property
     def algorithms(self) -> list[str]:

@@ -1,39 +1,55 @@
 """The report of a study of imitation: best values, who the runs are taken for, likelihoods, and a sentence on each."""
 
-import html
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.page import figure_of, image, page, save_figure, table
-from experiments.progress import duration
-from l2o.files import write_whole
+from experiments.page import figure_of
+from experiments.study.report import Figure, Report, Section, Table, bracketed, optional
 
 ACROSS = 4  # panels of the figure of best values
 LOWEST = 3e-3  # where its axes end
-Text = tuple[list[str], list[list[str]]]
 
 
-def overall(results: dict[str, Any], name: str) -> Text:
-    """The main table of a model as text: a row for each teacher that it is prompted as."""
-    step, found, rows = _last(results), results["models"][name], []
+def report(results: dict[str, Any]) -> Report:
+    """The sections of the report."""
+    said, sections = explanations(results), []
+    for name in results["learned"]:
+        curves = Figure(
+            f"curves-{name}.png", "best value by trial, mean and quartiles", partial(best_curves, results, name)
+        )
+        tables = Figure(f"tables-{name}.png", "the tables below as colours", partial(pictures, results, name), dpi=90)
+        best = Section(f"{name}: best values", curves, [bests(results, name)], notes=said["Best values"], where="page")
+        sections += [
+            Section(name, tables=[overall(results, name)], sentences=sentences(results, name), notes=notes()),
+            best, Section(f"{name}: behaviour and likelihood", tables, where="page"),
+        ]  # fmt: skip
+        teachers = list(results["models"][name]["teachers"])
+        for title, (corner, matrix, form) in matrices(results, name).items():
+            rows = [[t, *map(form.format, row)] for t, row in zip(teachers, matrix, strict=True)]
+            sections.append(Section(title, tables=[Table([corner, *teachers], rows)], notes=said[title], where="page"))
+    return sections
+
+
+def overall(results: dict[str, Any], name: str) -> Table:
+    """The main table of a model: a row for each teacher that it is prompted as."""
+    step, found, rows = last_step(results), results["models"][name], []
     for teacher, row in found["teachers"].items():
         best = row["best"][step]
-        rate, low, high = row["recognised"]
-        own = row["own_log_prob"]
         rows.append(
             [
-                teacher, f"{best['teacher'][0]:.3f}", f"{best['model'][0]:.3f}", _interval(best["difference"]),
-                f"{rate:.0%} [{low:.0%}, {high:.0%}]", f"{found['judge']['taken_for'][teacher][teacher]:.0%}",
-                nearest(row), f"{row['log_prob'][teacher]:.2f}", "-" if own is None else f"{own:.2f}", likeliest(row),
+                teacher, f"{best['teacher'][0]:.3f}", f"{best['model'][0]:.3f}", bracketed(best["difference"], "+.3f"),
+                bracketed(row["recognised"], ".0%"), f"{found['judge']['taken_for'][teacher][teacher]:.0%}",
+                nearest(row), f"{row['log_prob'][teacher]:.2f}", optional(row["own_log_prob"], ".2f", "-"),
+                likeliest(row),
             ]
         )  # fmt: skip
     header = [
         "prompt", f"best at {step}: teacher", "model", "difference", "recognised: model", "recognised: teacher",
         "nearest", "log-probability: model", "log-probability: teacher", "likeliest prompt",
     ]  # fmt: skip
-    return header, rows
+    return Table(header, rows)
 
 
 def nearest(row: dict[str, Any]) -> str:
@@ -48,7 +64,7 @@ def likeliest(row: dict[str, Any]) -> str:
 
 def sentences(results: dict[str, Any], name: str) -> list[str]:
     """What is found about a model."""
-    step, found = _last(results), results["models"][name]
+    step, found = last_step(results), results["models"][name]
     rows = found["teachers"]
 
     def those(condition) -> str:
@@ -69,14 +85,14 @@ def sentences(results: dict[str, Any], name: str) -> list[str]:
     ]
 
 
-def bests(results: dict[str, Any], name: str) -> Text:
+def bests(results: dict[str, Any], name: str) -> Table:
     """Best values of teacher and model after each reported number of trials."""
     rows = []
     for teacher, row in results["models"][name]["teachers"].items():
         for step, best in row["best"].items():
             pair = ("{:.3f} ± {:.3f}".format(*best[who]) for who in ("teacher", "model"))
-            rows.append([teacher, step, *pair, _interval(best["difference"])])
-    return ["prompt", "trials", "teacher", "model", "difference"], rows
+            rows.append([teacher, step, *pair, bracketed(best["difference"], "+.3f")])
+    return Table(["prompt", "trials", "teacher", "model", "difference"], rows)
 
 
 def matrices(results: dict[str, Any], name: str) -> dict[str, tuple[str, np.ndarray, str]]:
@@ -150,35 +166,8 @@ def notes() -> str:
     )
 
 
-def write(out: Path, results: dict[str, Any]) -> None:
-    """curves-*.png and tables-*.png of each model, and report.html."""
-    said, body = explanations(results), [f"<p>{html.escape(results['study']['description'])}</p>"]
-
-    def shown(shape: Text) -> str:
-        header, rows = shape
-        return table(header, [[html.escape(text) for text in row] for row in rows])
-
-    for name in results["learned"]:
-        curves, tables = out / f"curves-{name}.png", out / f"tables-{name}.png"
-        _curves(curves, results, name)
-        _pictures(tables, results, name)
-        body += [f"<h2>{html.escape(name)}</h2>"]
-        body += [f"<p>{html.escape(line)}.</p>" for line in sentences(results, name)]
-        body += [
-            shown(overall(results, name)), f"<p><small>{html.escape(notes())}</small></p>",
-            f"<h2>{html.escape(name)}: best values</h2><p>{html.escape(said['Best values'])}</p>",
-            image(curves, "best value by trial, mean and quartiles"), shown(bests(results, name)),
-            f"<h2>{html.escape(name)}: behaviour and likelihood</h2>", image(tables, "the tables below as colours"),
-        ]  # fmt: skip
-        for title, (corner, matrix, form) in matrices(results, name).items():
-            teachers = list(results["models"][name]["teachers"])
-            rows = [[t, *map(form.format, row)] for t, row in zip(teachers, matrix, strict=True)]
-            body.append(f"<h2>{title}</h2><p>{html.escape(said[title])}</p>{shown(([corner, *teachers], rows))}")
-    body.append(f"<p><small>The study took {duration(results['seconds'])}.</small></p>")
-    write_whole(out / "report.html", page(f"Study {out.name}", "".join(body)))
-
-
-def _curves(path: Path, results: dict[str, Any], name: str) -> None:
+def best_curves(results: dict[str, Any], name: str) -> Any:
+    """The figure of best values by trial, a panel for each teacher."""
     found = results["models"][name]["teachers"]
     across = min(ACROSS, len(found))
     down = -(-len(found) // across)
@@ -197,11 +186,14 @@ def _curves(path: Path, results: dict[str, Any], name: str) -> None:
     places[0].set(yscale="log", ylim=(LOWEST, 3), ylabel="best value so far")
     places[0].legend(fontsize=9)
     figure.supxlabel("trials", fontsize=10)
-    save_figure(figure, path, dpi=100)
+    return figure
 
 
-def _pictures(path: Path, results: dict[str, Any], name: str) -> None:
-    """The tables as colours, dark where the diagonal should be; log-probabilities below the largest of their row."""
+def pictures(results: dict[str, Any], name: str) -> Any:
+    """The figure of the tables as colours, dark where the diagonal should be.
+
+    Log-probabilities are shown below the largest of their row.
+    """
     found = matrices(results, name)
     teachers = list(results["models"][name]["teachers"])
     figure = figure_of(15, 9.5)
@@ -220,12 +212,9 @@ def _pictures(path: Path, results: dict[str, Any], name: str) -> None:
         axes.set_ylabel(corner, fontsize=9)
     for axes in places[len(found) :]:
         axes.set_axis_off()
-    save_figure(figure, path, dpi=90)
+    return figure
 
 
-def _last(results: dict[str, Any]) -> str:
+def last_step(results: dict[str, Any]) -> str:
+    """The last trial, as a key."""
     return str(results["study"]["trials"])
-
-
-def _interval(values: list[float]) -> str:
-    return "{:+.3f} [{:+.3f}, {:+.3f}]".format(*values)

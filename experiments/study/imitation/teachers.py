@@ -38,12 +38,12 @@ def own_log_prob(config: BaselineConfig, runs: Runs, bins: int) -> Float[np.ndar
         points = np.asarray(grid).prod(1, keepdims=True)
         return -np.log(points - np.arange(trials) % np.minimum(points, config.max_trials))
     if isinstance(config, HillClimbingConfig):
-        anywhere[:, 1:] = _climb(runs, sizes, bins)
+        anywhere[:, 1:] = _log_prob_of_climbing(runs, sizes, bins)
         return anywhere
     return None
 
 
-def _climb(runs: Runs, sizes: Int[np.ndarray, "n d"], bins: int) -> Float[np.ndarray, "n t-1"]:
+def _log_prob_of_climbing(runs: Runs, sizes: Int[np.ndarray, "n d"], bins: int) -> Float[np.ndarray, "n t-1"]:
     """One coordinate, which is any with the same probability, has another value than that of the best point."""
     tokens, _ = runs.points(bins)
     best = np.take_along_axis(tokens, best_so_far(runs.y)[:, :-1, None], 1)

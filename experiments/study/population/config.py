@@ -1,11 +1,11 @@
 """Schema of the studies of evolution strategies."""
 
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from experiments.document import HERE, Baseline, Document, Task, named_as_files, steps_within
+from experiments.document import Baseline, Task, named_as_files, steps_within
+from experiments.study.base import StudyConfig
 from l2o.registry import Config, nearest
 from tasks.bbob.functions import FUNCTIONS
 
@@ -54,7 +54,7 @@ class PopulationTune(Config):
     dimensions: Dimensions = Field(default=(10,), strict=False)
 
 
-class Population(Document):
+class Population(StudyConfig):
     """A comparison of evolution strategies on free spaces; `kind = "population"` in a study's file.
 
     Attributes:
@@ -76,8 +76,9 @@ class Population(Document):
       floor: smaller regrets count as equal, and the colours of the figure end here.
     """
 
+    shipped: ClassVar[tuple[str, ...]] = ("description", "seed", "runs", "generations", "population_size", "tasks")
+
     kind: Literal["population"] = "population"
-    seed: int = Field(default=0, ge=0, lt=2**31)
     tasks: dict[str, Task] = Field(min_length=1)
     population_size: int = Field(default=16, ge=2)
     generations: int = Field(default=256, ge=1)
@@ -87,14 +88,9 @@ class Population(Document):
     tune: PopulationTune = PopulationTune()
     measures: tuple[str, ...] = Field(default=(), strict=False)
     higher: bool = True
-    optimizers: tuple[str, ...] = Field(default=(), strict=False)
     baselines: dict[str, Baseline] = {}
     batch: int = Field(default=32, ge=1)
     floor: float = Field(default=1e-8, gt=0)
-
-    @classmethod
-    def folder(cls) -> Path:
-        return HERE / "studies"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,35 +1,47 @@
 """The report of a study of evolution strategies: runtime distributions, a heatmap, ranks, win rates, measures."""
 
-import html
 import math
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.page import colours, figure_of, image, page, save_figure, table
-from experiments.progress import duration
-from experiments.study.blackbox.report import seconds_shown
-from l2o.files import write_whole
+from experiments.page import colours, figure_of
+from experiments.study.report import Figure, Report, Section, Table, bracketed, optional, plus_minus, with_unit
 
-Table = tuple[list[str], list[list[str]]]
 ACROSS = 3  # panels of the figure
 
 
+def report(results: dict[str, Any]) -> Report:
+    """The sections of the report."""
+    ecdf = Section(figure=Figure("ecdf.png", "runtime distributions", partial(distributions, results)), where="page")
+    heat = Section(figure=Figure("heatmap.png", "cell by cell", partial(heatmap, results)), where="page")
+    sections = [ecdf, heat] if results["ecdf"] else [heat]
+    sections.append(Section("Over all cells", tables=[overall(results)], notes=notes(results)))
+    for name in results["learned"]:
+        sections.append(Section(f"{name}: share of runs won", tables=[wins(results, name)]))
+    for measure in results["study"]["measures"]:
+        title = measure.replace("_", " ")
+        sections.append(Section(title, tables=[measured(results, measure)]))
+        for name in results["learned"]:
+            sections.append(Section(f"{name}: {title}, run by run", tables=[differences(results, name, measure)]))
+    return [section for section in sections if section.figure or any(table.rows for table in section.tables)]
+
+
 def overall(results: dict[str, Any]) -> Table:
-    """The main table as text: each column over all cells, best rank first, and what it was run with."""
+    """The main table: each column over all cells, best rank first, and what it was run with."""
     study, first = results["study"], next(iter(results["learned"]), None)
     header = ["optimizer", "mean rank", "ECDF area", *([f"{first} wins"] if first else []), "per evaluation"]
     header += [f"sigma, rate on {task}" for task in results["chosen"]]
     rows = []
     for column in results["columns"]:
-        row = [column["name"], f"{column['rank']:.2f}", "-" if column["area"] is None else f"{column['area']:.3f}"]
+        row = [column["name"], f"{column['rank']:.2f}", optional(column["area"], ".3f", "-")]
         if first:
             won = column["won"].get(first, {}).get("all cells")
-            row.append("-" if won is None else _rate(won[str(study["steps"][-1])]))
-        row.append(seconds_shown(column["seconds"]))
-        rows.append([*row, *(_choice(of[column["name"]]) for of in results["chosen"].values())])
-    return header, rows
+            row.append("-" if won is None else _win_rate(won[str(study["steps"][-1])]))
+        row.append(with_unit(column["seconds"]))
+        rows.append([*row, *(_choice_as_text(of[column["name"]]) for of in results["chosen"].values())])
+    return Table(header, rows, ours=results["learned"])
 
 
 def wins(results: dict[str, Any], name: str) -> Table:
@@ -38,7 +50,8 @@ def wins(results: dict[str, Any], name: str) -> Table:
     parts = list(others[0]["won"][name]) if others else []
     steps = list(map(str, results["study"]["steps"]))
     header = [f"{name} against", *(f"{part} at {s}" for part in parts for s in steps)]
-    return header, [[c["name"], *(_rate(c["won"][name][part][s]) for part in parts for s in steps)] for c in others]
+    rows = [[c["name"], *(_win_rate(c["won"][name][part][s]) for part in parts for s in steps)] for c in others]
+    return Table(header, rows, ours=results["learned"])
 
 
 def measured(results: dict[str, Any], measure: str) -> Table:
@@ -46,8 +59,8 @@ def measured(results: dict[str, Any], measure: str) -> Table:
     cells = [cell for cell in results["cells"] if measure in next(iter(cell["columns"].values()))["measures"]]
     names = [column["name"] for column in results["columns"]]
     found = [[cell["columns"][n]["measures"][measure]["mean"] for cell in cells] for n in names]
-    rows = [[n, *(map(_mean, of))] for n, of in zip(names, found, strict=True)]
-    return [measure, *(cell["cell"] for cell in cells)], rows
+    rows = [[n, *(plus_minus(mean, ".4g") for mean in of)] for n, of in zip(names, found, strict=True)]
+    return Table([measure, *(cell["cell"] for cell in cells)], rows, ours=results["learned"])
 
 
 def differences(results: dict[str, Any], name: str, measure: str) -> Table:
@@ -56,22 +69,9 @@ def differences(results: dict[str, Any], name: str, measure: str) -> Table:
     cells = list(dict.fromkeys(c["cell"] for c in pairs))
     rows: dict[str, list[str]] = {}
     for c in pairs:
-        known = c["difference"] is not None
-        gap = "{difference:+.3g} [{low:+.3g}, {high:+.3g}]".format(**c) if known else "a run failed"
+        gap = bracketed([c["difference"], c["low"], c["high"]], "+.3g", "a run failed")
         rows.setdefault(c["against"], [c["against"]]).append(f"{gap}, better in {c['win_rate']:.0%}")
-    return [f"{measure}, {name} minus", *cells], list(rows.values())
-
-
-def tables(results: dict[str, Any]) -> dict[str, Table]:
-    """All tables as text, by their titles."""
-    found = {"Over all cells": overall(results)}
-    for name in results["learned"]:
-        found[f"{name}: share of runs won"] = wins(results, name)
-    for measure in results["study"]["measures"]:
-        found[measure.replace("_", " ")] = measured(results, measure)
-        for name in results["learned"]:
-            found[f"{name}: {measure.replace('_', ' ')}, run by run"] = differences(results, name, measure)
-    return {title: found_ for title, found_ in found.items() if found_[1]}
+    return Table([f"{measure}, {name} minus", *cells], list(rows.values()), ours=results["learned"])
 
 
 def notes(results: dict[str, Any]) -> str:
@@ -106,22 +106,8 @@ def notes(results: dict[str, Any]) -> str:
     return " ".join(parts)
 
 
-def write(out: Path, results: dict[str, Any]) -> None:
-    """ecdf.png, heatmap.png and report.html."""
-    images = [_heatmap(out, results)]
-    if results["ecdf"]:
-        images.insert(0, _ecdf(out, results))
-    body = [f"<p>{html.escape(results['study']['description'])}</p>", *images]
-    for i, (title, (header, rows)) in enumerate(tables(results).items()):
-        cells = [[html.escape(text) for text in row] for row in rows]
-        body.append(f"<h2>{html.escape(title)}</h2>{table(header, cells, set(results['learned']))}")
-        if i == 0:
-            body.append(f"<p><small>{html.escape(notes(results))}</small></p>")
-    body.append(f"<p><small>The study took {duration(results['seconds'])}.</small></p>")
-    write_whole(out / "report.html", page(f"Study {out.name}", "".join(body)))
-
-
-def _ecdf(out: Path, results: dict[str, Any]) -> str:
+def distributions(results: dict[str, Any]) -> Any:
+    """The figure of runtime distributions, a panel for each dimension."""
     panels = results["ecdf"]
     across = min(ACROSS, len(panels))
     down = -(-len(panels) // across)
@@ -136,12 +122,11 @@ def _ecdf(out: Path, results: dict[str, Any]) -> str:
         axes.set(xscale="log", ylim=(0, 1), title=title, xlabel="evaluations / dimension")
     places[0].set_ylabel("share of functions, targets and runs")
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    save_figure(figure, out / "ecdf.png", dpi=100)
-    return image(out / "ecdf.png", "runtime distributions")
+    return figure
 
 
-def _heatmap(out: Path, results: dict[str, Any]) -> str:
-    """Median final regrets, or ranks where some minima are unknown; what was held out has a star."""
+def heatmap(results: dict[str, Any]) -> Any:
+    """The figure of median final regrets, or ranks where some minima are unknown; what was held out has a star."""
     study, cells, names = results["study"], results["cells"], [column["name"] for column in results["columns"]]
     regrets = all(cell["known"] for cell in cells)
     panels: dict[str, list[dict[str, Any]]] = {}
@@ -151,40 +136,38 @@ def _heatmap(out: Path, results: dict[str, Any]) -> str:
     figure = figure_of(2.5 + len(groups) * (0.8 + 0.26 * len(names)), 2.6 + 0.2 * max(map(len, groups)))
     places = figure.subplots(1, len(groups), squeeze=False).flat
     for axes, (title, group) in zip(places, panels.items(), strict=True):
-        shown = np.array([[_colour(cell["columns"][n], regrets, study["floor"]) for n in names] for cell in group])
+        shown = np.array(
+            [[_colour_of_cell(cell["columns"][n], regrets, study["floor"]) for n in names] for cell in group]
+        )
         limits = (math.log10(study["floor"]), 4) if regrets else (1, len(names))
         axes.imshow(shown, cmap="viridis_r", vmin=limits[0], vmax=limits[1], aspect="auto")
-        axes.set_title(f"{title}{_star(group, 'held-out dimensions')}", fontsize=9)
-        labels = [f"{cell['function'] or cell['cell']}{_star([cell], 'held-out functions')}" for cell in group]
+        axes.set_title(f"{title}{_star_if_held_out(group, 'held-out dimensions')}", fontsize=9)
+        labels = [
+            f"{cell['function'] or cell['cell']}{_star_if_held_out([cell], 'held-out functions')}" for cell in group
+        ]
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(group)), labels, fontsize=7)
     label = "log10 of the median final regret" if regrets else "mean rank"
     held = " (* held out)" if study["trained"]["functions"] or study["trained"]["dimensions"] else ""
     figure.colorbar(figure.axes[0].images[0], ax=figure.axes, label=label + held)
-    save_figure(figure, out / "heatmap.png", dpi=100)
-    return image(out / "heatmap.png", "cell by cell")
+    return figure
 
 
-def _colour(column: dict[str, Any], regrets: bool, floor: float) -> float:
+def _colour_of_cell(column: dict[str, Any], regrets: bool, floor: float) -> float:
     if not regrets:
         return column["rank"]
     return math.inf if column["median"] is None else math.log10(max(column["median"], floor))
 
 
-def _star(cells: list[dict[str, Any]], part: str) -> str:
+def _star_if_held_out(cells: list[dict[str, Any]], part: str) -> str:
     return " *" if all(part in cell["parts"] for cell in cells) else ""
 
 
-def _choice(choice: dict[str, Any]) -> str:
+def _choice_as_text(choice: dict[str, Any]) -> str:
     rate = choice["learning_rate"]
     return f"{choice['scale']:g}{'' if rate is None else f', {rate:g}'}{' *' if choice['edge'] else ''}"
 
 
-def _rate(won: dict[str, Any]) -> str:
+def _win_rate(won: dict[str, Any]) -> str:
     interval = won["functions"]
-    return f"{won['rate']:.0%}" if interval is None else "{:.0%} [{:.0%}, {:.0%}]".format(won["rate"], *interval)
-
-
-def _mean(values: list[float | None]) -> str:
-    mean, low, high = values
-    return "failed" if mean is None or low is None or high is None else f"{mean:.4g} ± {(high - low) / 2:.2g}"
+    return f"{won['rate']:.0%}" if interval is None else bracketed([won["rate"], *interval], ".0%")

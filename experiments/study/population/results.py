@@ -1,63 +1,20 @@
 """What a study of evolution strategies reports: choices, ranks, runtime distributions, who wins where, measures."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from experiments.study import statistics
-from experiments.study.curves.run import Column
-from experiments.study.population.config import Population, PopulationTune
+from experiments.study.columns import checksums
+from experiments.study.population.choice import clipped
+from experiments.study.population.config import Population
+from experiments.study.population.run import Found, Plan
+from experiments.study.statistics import as_json
 
 TARGETS = 10.0 ** np.linspace(2, -8, 51)  # above the minimum, as COCO's
 BUDGETS = 100  # points of the runtime distribution over all dimensions
 Runs = dict[str, dict[str, dict[str, np.ndarray]]]  # by cell and by column: "best" [runs, generations], ...
 Facts = dict[str, tuple[str, str, int, bool]]  # by cell: task, function, dimension, whether its minima are known
-
-
-class Choice(NamedTuple):
-    """What a column is run with.
-
-    Attributes:
-      scale: factor of the initial standard deviation.
-      learning_rate: None for columns that have none, or set it themselves.
-    """
-
-    scale: float
-    learning_rate: float | None = None
-
-    def edge(self, tune: PopulationTune) -> bool:
-        """Whether it lies at an end of a grid that was tried."""
-        pairs = ((self.scale, tune.scales), (self.learning_rate, tune.learning_rates))
-        return any(len(grid) > 1 and value in (min(grid), max(grid)) for value, grid in pairs)
-
-    def said(self, tune: PopulationTune) -> str:
-        """As text."""
-        rate = "" if self.learning_rate is None else f", learning rate {self.learning_rate:g}"
-        return f"sigma x {self.scale:g}{rate}{' (at the edge of the grid)' if self.edge(tune) else ''}"
-
-
-def clipped(values: np.ndarray, floor: float | None) -> np.ndarray:
-    """Values to be compared: infinite where not finite, and equal below the floor."""
-    values = np.where(np.isfinite(values), values, np.inf)
-    return values if floor is None else np.maximum(values, floor)
-
-
-def choose(last: np.ndarray, optima: Sequence[np.ndarray | None], floor: float) -> int:
-    """The candidate of the lowest mean rank, run by run; the first of equal ones.
-
-    Args:
-      last: final values [candidates, cells, runs].
-      optima: of each cell [runs], None where unknown.
-      floor: smaller regrets are equal.
-    """
-    from scipy.stats import rankdata
-
-    values = [
-        clipped(last[:, i], None) if optimum is None else clipped(last[:, i] - optimum, floor)
-        for i, optimum in enumerate(optima)
-    ]
-    return int(np.argmin(rankdata(np.stack(values, axis=1), axis=0).mean((1, 2))))
 
 
 def reached(regret: np.ndarray) -> np.ndarray:
@@ -133,9 +90,7 @@ def won(study: Population, facts: Facts, pairs: dict[str, tuple[np.ndarray, np.n
     }  # fmt: skip
 
 
-def summary(
-    study: Population, facts: Facts, runs: Runs, chosen: dict[str, dict[str, Choice]], learned: list[Column]
-) -> dict[str, Any]:
+def summary(plan: Plan, found: Found) -> dict[str, Any]:
     """results.json.
 
     Returns:
@@ -149,6 +104,9 @@ def summary(
     """
     from scipy.stats import rankdata
 
+    study, (runs, known, chosen) = plan.study, found
+    facts: Facts = {c.name: (c.task, c.function, c.dimension, known[c.name]) for c in plan.cells}
+    learned = [column for column in plan.columns if column.learned]
     names = list(next(iter(runs.values())))
     # below the floor, rounding decides which of two is lower
     values = {
@@ -163,16 +121,16 @@ def summary(
         {
             "name": n,
             "rank": float(np.mean([ranks[cell][i] for cell in facts])),
-            "area": _mean([area(reached(runs[cell][n]["best"])) for cell in facts if facts[cell][3]]),
+            "area": _mean_or_none([area(reached(runs[cell][n]["best"])) for cell in facts if facts[cell][3]]),
             "seconds": float(np.mean([runs[cell][n]["seconds"] for cell in facts]) / evaluations),
-            "won": {ours.name: _won(study, facts, values, some, ours.name, n) for ours in learned if ours.name != n},
+            "won": {
+                ours.name: _won_by_part(study, facts, values, some, ours.name, n) for ours in learned if ours.name != n
+            },
         }
         for i, n in enumerate(names)
     ]
     return {
-        "study": study.model_dump(mode="json"),
-        "learned": [column.name for column in learned],
-        "sha256": {column.name: column.sha256 for column in learned},
+        **checksums(learned),
         "chosen": {
             task: {n: {**c._asdict(), "edge": c.edge(study.tune)} for n, c in of.items()} for task, of in chosen.items()
         },
@@ -180,7 +138,7 @@ def summary(
             {
                 "cell": cell, "task": task, "function": function, "dimension": dimension, "known": known,
                 "parts": [name for name, members in some.items() if cell in members],
-                "columns": {n: _column(study, runs[cell][n], ranks[cell][i]) for i, n in enumerate(names)},
+                "columns": {n: _column_in_cell(study, runs[cell][n], ranks[cell][i]) for i, n in enumerate(names)},
             }
             for cell, (task, function, dimension, known) in facts.items()
         ],
@@ -188,14 +146,14 @@ def summary(
         "ecdf": ecdf(study, facts, runs, names),
         "comparisons": [
             {"optimizer": ours.name, "against": n, "cell": cell, "measure": measure,
-             **_paired(study, runs[cell][ours.name][f"measure {measure}"], runs[cell][n][f"measure {measure}"])}
+             **_better_wins(study, runs[cell][ours.name][f"measure {measure}"], runs[cell][n][f"measure {measure}"])}
             for ours in learned for measure in study.measures for cell in facts for n in names
             if n != ours.name and f"measure {measure}" in runs[cell][n]
         ],
     }  # fmt: skip
 
 
-def _won(
+def _won_by_part(
     study: Population,
     facts: Facts,
     values: dict[str, dict[str, np.ndarray]],
@@ -214,19 +172,19 @@ def _won(
     }
 
 
-def _column(study: Population, ours: dict[str, np.ndarray], rank: float) -> dict[str, Any]:
+def _column_in_cell(study: Population, ours: dict[str, np.ndarray], rank: float) -> dict[str, Any]:
     measured = {name: ours[f"measure {name}"] for name in study.measures if f"measure {name}" in ours}
     return {
-        "final": {str(s): _json(ours["best"][:, s - 1]) for s in study.steps},
-        "median": _json([np.median(clipped(ours["best"][:, study.steps[-1] - 1], None))])[0],
+        "final": {str(s): as_json(ours["best"][:, s - 1]) for s in study.steps},
+        "median": as_json([np.median(clipped(ours["best"][:, study.steps[-1] - 1], None))])[0],
         "rank": float(rank),
         "measures": {
-            name: {"runs": _json(v), "mean": _json(statistics.interval(v))} for name, v in measured.items()
+            name: {"runs": as_json(v), "mean": as_json(statistics.interval(v))} for name, v in measured.items()
         },
     }  # fmt: skip
 
 
-def _paired(study: Population, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
+def _better_wins(study: Population, ours: np.ndarray, theirs: np.ndarray) -> dict[str, Any]:
     """As `statistics.paired`, in the measure's own sign: the better one wins."""
     if not study.higher:
         return statistics.paired(ours, theirs)
@@ -236,9 +194,5 @@ def _paired(study: Population, ours: np.ndarray, theirs: np.ndarray) -> dict[str
     return found
 
 
-def _mean(values: list[float]) -> float | None:
+def _mean_or_none(values: list[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-def _json(values: Any) -> list[float | None]:
-    return [float(v) if np.isfinite(v) else None for v in values]

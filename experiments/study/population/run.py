@@ -4,54 +4,72 @@ The cells of BBOB in one dimension differ in data alone, so one compiled program
 factors of sigma and the learning rates that are tried are data, too. Values are as the optimizers were told them.
 """
 
-import json
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.progress import Say, pieces
-from experiments.study.blackbox import run as blackbox
-from experiments.study.curves.run import Column, columns
-from experiments.study.pieces import arrays_of, begin, save
-from experiments.study.population import report as report_population
+from experiments.study import cells as shared
+from experiments.study.cells import drawn_task
+from experiments.study.columns import Column, columns
+from experiments.study.pieces import Arrays, Pieces
+from experiments.study.population.cells import Cell, cells
+from experiments.study.population.choice import Choice, choose
 from experiments.study.population.config import Population
-from experiments.study.population.results import Choice, choose, summary
 from l2o.core import HostOptimizer
 from l2o.errors import UserError
-from l2o.files import write_whole
 from meta.evaluate import evaluate, run_keys
 from meta.objective import WeightedSumConfig
-from tasks.bbob.bbob import BBOBConfig
 from tasks.family import TaskFamily, Wrapper
 
 LATE = WeightedSumConfig(power=8).build()  # the last ninth of a run, mostly
 
 
-class Cell(NamedTuple):
-    """Tasks of one family.
+class Plan(NamedTuple):
+    """What is going to be run.
 
     Attributes:
-      name: in the study.
-      task: the entry of the study's tasks that it comes from.
-      function: of BBOB, else "".
-      dimension: number of coordinates. Cells of one task and dimension run in the same programs.
-      family: where its tasks come from.
-      key: decides them, and all other randomness of the runs.
+      study: what was asked for.
+      columns: the optimizers.
+      cells: the tasks that are reported.
+      tuned_on: those that columns are tuned on.
     """
 
-    name: str
-    task: str
-    function: str
-    dimension: int
-    family: TaskFamily
-    key: jax.Array
+    study: Population
+    columns: list[Column]
+    cells: list[Cell]
+    tuned_on: list[Cell]
+
+    @property
+    def opening(self) -> str:
+        """How much it is."""
+        study = self.study
+        size = f"{study.runs} runs of {study.generations} generations of {study.population_size} each"
+        return f"{len(self.cells)} cells, {len(self.columns)} optimizers, {size}"
+
+    @property
+    def pieces(self) -> int:
+        """For each column those of the cells, and what it is tuned with for each family where there is a choice."""
+        tuned = sum(len(choices(self.study, column)) > 1 for column in self.columns)
+        return len(self.columns) * len(self.cells) + tuned * len(self.study.tasks)
+
+
+class Found(NamedTuple):
+    """What was found.
+
+    Attributes:
+      runs: by cell and column, see `Programs.run`; "best" is a regret where the minimum is known.
+      known: whether the minima of a cell are, by its name.
+      chosen: what the columns were run with, by task and column.
+    """
+
+    runs: dict[str, dict[str, Arrays]]
+    known: dict[str, bool]
+    chosen: dict[str, dict[str, Choice]]
 
 
 @jax.tree_util.register_dataclass
@@ -68,62 +86,6 @@ class Scaled(Wrapper):
     def task(self, params):
         task = self.family.task(params)
         return task._replace(problem=task.problem._replace(scale=self.factor * task.problem.scale))
-
-
-def cells(study: Population, tuning: bool = False) -> list[Cell]:
-    """The cells that are reported, or those that columns are tuned on; one does not depend on which others there are.
-
-    Raises:
-      UserError: a family that is no cell of such a study, or two cells of one name.
-    """
-    several = sum(isinstance(config, BBOBConfig) for config in study.tasks.values()) > 1
-    found: list[Cell] = []
-    for task, config in study.tasks.items():
-        if isinstance(config, BBOBConfig):
-            found += _bbob(study, task, config, f"{task}-" if several else "", tuning)
-            continue
-        family, *others = config.build("train" if tuning else "test").parts
-        if others:
-            raise UserError(
-                f"tasks.{task}: a mixture has tasks of several shapes, expected a cell for each of its families"
-            )
-        start = jax.eval_shape(lambda key, family=family: _problem(family, key), jax.random.key(0)).start
-        dimension = sum(leaf.size for leaf in jax.tree.leaves(start))
-        found.append(Cell(task, task, "", dimension, family, _key(study, task, tuning)))
-    for cell in found:
-        if not jax.eval_shape(lambda key, family=cell.family: _problem(family, key), jax.random.key(0)).space.is_free:
-            raise UserError(
-                f"tasks.{cell.task}: its points have bounds, expected a free space, on which strategies begin with the"
-                " scale of the problem"
-            )
-    names = [cell.name for cell in found]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice:
-        raise UserError(f"tasks: two cells are named {twice!r}, expected different names")
-    return found
-
-
-def _bbob(study: Population, task: str, config: BBOBConfig, prefix: str, tuning: bool) -> list[Cell]:
-    # one family for what is tuned on and what is reported, and so the same programs
-    trained = study.trained.functions or config.functions
-    tried = study.tune.dimensions or config.dimensions
-    functions = tuple(dict.fromkeys((*config.functions, *trained)))
-    dimensions = tuple(dict.fromkeys((*config.dimensions, *tried)))
-    families = config.model_copy(update={"functions": functions, "dimensions": dimensions}).indexed()
-    return [
-        Cell(name := f"{prefix}{function}-d{d}", task, function, d, families[d][i], _key(study, name, tuning))
-        for d in dimensions if d in (tried if tuning else config.dimensions)
-        for i, function in enumerate(functions) if function in (trained if tuning else config.functions)
-    ]  # fmt: skip
-
-
-def _key(study: Population, name: str, tuning: bool) -> jax.Array:
-    whole = f"tuning on {name}" if tuning else name  # which is the name of no cell
-    return jax.random.fold_in(jax.random.key(study.seed), zlib.crc32(whole.encode()))
-
-
-def _problem(family: TaskFamily, key: jax.Array) -> Any:
-    return family.task(family.sample(key)).problem
 
 
 class Programs:
@@ -183,11 +145,11 @@ def together(cell: Cell, column: Column) -> int:
     """
     if isinstance(column.make(column.argument), HostOptimizer):
         raise UserError(f"{column.name} cannot be compiled, which a study of evolution strategies needs")
-    return blackbox.together(blackbox.Cell(cell.name, cell.family, cell.key), column)
+    return shared.together(cell, column)
 
 
 @jax.jit
-def _optima(family: TaskFamily, keys: jax.Array) -> jax.Array:
+def _minima_of(family: TaskFamily, keys: jax.Array) -> jax.Array:
     def one(key):
         return jnp.asarray(family.task(family.sample(key)).info.get("f_opt", jnp.nan))
 
@@ -196,7 +158,7 @@ def _optima(family: TaskFamily, keys: jax.Array) -> jax.Array:
 
 def optima(cell: Cell, runs: int) -> np.ndarray | None:
     """The minimum of the task of each run [runs], None where the family does not know it."""
-    found = np.asarray(_optima(cell.family, jax.random.split(jax.random.clone(cell.key), runs)), np.float64)
+    found = np.asarray(_minima_of(cell.family, jax.random.split(jax.random.clone(cell.key), runs)), np.float64)
     return None if np.isnan(found).any() else found
 
 
@@ -207,20 +169,26 @@ def choices(study: Population, column: Column) -> list[Choice]:
 
 
 def tune(
-    study: Population, task: str, on: list[Cell], programs: Programs, path: Path, minima: dict[str, Any]
-) -> tuple[Choice, np.ndarray]:
-    """The choice of a column for a family of tasks, see `choose`, and the final values [choices, cells, runs]."""
-    candidates = choices(study, programs.column)
+    study: Population, task: str, on: list[Cell], programs: Programs, minima: dict[str, Any], pieces: Pieces
+) -> Choice:
+    """The choice of a column for a family of tasks, see `choose`; what is tried and saved are final values
+    [choices, cells, runs]."""
+    candidates, column = choices(study, programs.column), programs.column
+    if len(candidates) == 1:
+        return candidates[0]
     mine = [cell for cell in on if cell.task == task]
-    if not path.is_file():
-        start = time.perf_counter()
-        last = [[_score(programs.run(c, choice, study.tune.runs)) for c in mine] for choice in candidates]
-        save(path, last=np.array(last), took=np.array(time.perf_counter() - start))
-    last = arrays_of(path)["last"]
-    return candidates[choose(last, [minima[cell.name] for cell in mine], study.floor)], last
+
+    def tried() -> dict[str, Any]:
+        last = [[what_counts(programs.run(c, choice, study.tune.runs)) for c in mine] for choice in candidates]
+        return {"last": np.array(last)}
+
+    last = pieces(f"tuned/{task}/{column.file}", f"tuned {column.name} on {task}", tried)["last"]
+    chosen = candidates[choose(last, [minima[cell.name] for cell in mine], study.floor)]
+    pieces.say(f"tuned {column.name} on {task}: {chosen.said(study.tune)}")
+    return chosen
 
 
-def _score(found: dict[str, np.ndarray]) -> np.ndarray:
+def what_counts(found: Arrays) -> np.ndarray:
     """What choices are compared by [runs]: the lowest value, but where there are measures what is judged.
 
     The lowest of noisy values says little, and a validation loss is judged on other data than the values are of.
@@ -228,75 +196,51 @@ def _score(found: dict[str, np.ndarray]) -> np.ndarray:
     return np.where(np.isfinite(found["late"]), found["late"], np.inf) if "late" in found else found["best"][:, -1]
 
 
-def run(study: Population, out: Path, say: Say = print, resume: bool = False) -> dict[str, Any]:
-    """Run a study into a directory: cells/*/*.npz, tuned/*/*.npz, results.json, figures, report.html, config.toml.
-
-    Returns:
-      The contents of results.json, see `experiments.study.population.results.summary`.
+def plan(study: Population) -> Plan:
+    """What a study is going to run.
 
     Raises:
-      UserError: the directory is in use or holds another study, or an optimizer or a task does not exist or fit.
+      UserError: an optimizer or a task does not exist or does not fit.
     """
-    found, reported, tuned_on = columns(study), cells(study), cells(study, tuning=True)
-    _check(study, found, reported)
-    folder = begin(study, out, resume)
-    say(
-        f"{len(reported)} cells, {len(found)} optimizers, {study.runs} runs of {study.generations} generations of"
-        f" {study.population_size} each"
-    )
-    known = {cell.name: optima(cell, study.runs) for cell in reported}
-    known_tuned = {cell.name: optima(cell, study.tune.runs) for cell in tuned_on}
-    chosen: dict[str, dict[str, Choice]] = {task: {} for task in study.tasks}
-    runs: dict[str, dict[str, dict[str, np.ndarray]]] = {cell.name: {} for cell in reported}
-    took = 0.0
-    with pieces(len(found) * (len(study.tasks) + len(reported)), say) as done:
-        for column in found:
-            programs, file = Programs(study, column), f"{column.identity or column.name}.npz"
-            for task in study.tasks:
-                path = out / "tuned" / task / file
-                if len(choices(study, column)) > 1:
-                    chosen[task][column.name], _ = tune(study, task, tuned_on, programs, path, known_tuned)
-                    took += float(arrays_of(path)["took"])
-                    say(f"tuned {column.name} on {task}: {chosen[task][column.name].said(study.tune)}")
-                else:
-                    chosen[task][column.name] = choices(study, column)[0]
-                done(f"tuned {column.name} on {task}")
-            for cell in reported:
-                path = folder / cell.name / file
-                if not path.is_file():
-                    start = time.perf_counter()
-                    made = programs.run(cell, chosen[cell.task][column.name], study.runs)
-                    optimum = known[cell.name]
-                    if optimum is not None:
-                        made["best"] -= optimum[:, None]
-                    save(path, **made, took=np.array(time.perf_counter() - start))
-                runs[cell.name][column.name] = arrays_of(path)
-                took += float(runs[cell.name][column.name]["took"])
-                done(f"ran {column.name} on {cell.name}")
-            jax.clear_caches()  # many programs in one process are more than its memory map can hold
-    facts = {cell.name: (cell.task, cell.function, cell.dimension, known[cell.name] is not None) for cell in reported}
-    results = summary(study, facts, runs, chosen, [column for column in found if column.learned])
-    results["seconds"] = round(took, 1)
-    write_whole(out / "results.json", json.dumps(results) + "\n")
-    report_population.write(out, results)
-    return results
-
-
-def _check(study: Population, found: list[Column], reported: list[Cell]) -> None:
-    for column in found:
+    found = Plan(study, columns(study, population_size=study.population_size), cells(study), cells(study, tuning=True))
+    for column in found.columns:
         if column.gradients:
             raise UserError(f"{column.name} reads gradients, and a study of evolution strategies gives none")
     known: set[str] = set()
-    for cell in {cell.task: cell for cell in reported}.values():
-        for column in found:
+    for cell in {cell.task: cell for cell in found.cells}.values():
+        for column in found.columns:
             together(cell, column)
 
         def measures(key, family=cell.family):
             sample_key, measure_key = jax.random.split(key)
-            task = family.task(family.sample(sample_key))
+            task = drawn_task(family, sample_key)
             return task.measure(measure_key, task.problem.start)
 
         known |= set(jax.eval_shape(measures, jax.random.key(0)))
     for name in study.measures:
         if name not in known:
             raise UserError(f"measures: no task has {name!r}, expected some of {', '.join(sorted(known)) or 'none'}")
+    return found
+
+
+def run(plan: Plan, pieces: Pieces) -> Found:
+    """Tune all columns for all families, and run them on all cells."""
+    study = plan.study
+    minima = {cell.name: optima(cell, study.runs) for cell in plan.cells}
+    minima_to_tune = {cell.name: optima(cell, study.tune.runs) for cell in plan.tuned_on}
+    chosen: dict[str, dict[str, Choice]] = {task: {} for task in study.tasks}
+    runs: dict[str, dict[str, Arrays]] = {cell.name: {} for cell in plan.cells}
+    for column in plan.columns:
+        programs = Programs(study, column)
+        for task in study.tasks:
+            chosen[task][column.name] = tune(study, task, plan.tuned_on, programs, minima_to_tune, pieces)
+        for cell in plan.cells:
+
+            def made(cell=cell, programs=programs, choice=chosen[cell.task][column.name]) -> dict[str, Any]:
+                found, minimum = programs.run(cell, choice, study.runs), minima[cell.name]
+                return found if minimum is None else {**found, "best": found["best"] - minimum[:, None]}
+
+            path = f"cells/{cell.name}/{column.file}"
+            runs[cell.name][column.name] = pieces(path, f"ran {column.name} on {cell.name}", made)
+        jax.clear_caches()  # many programs in one process are more than its memory map can hold
+    return Found(runs, {name: found is not None for name, found in minima.items()}, chosen)

@@ -1,1 +1,7 @@
 """A study of prediction: how well an OptFormer knows values that it was not told."""
+
+from experiments.study.base import Kind
+from experiments.study.prediction import report, results, run
+from experiments.study.prediction.config import Prediction
+
+KIND = Kind(Prediction, run.plan, run.run, results.summary, report.report)

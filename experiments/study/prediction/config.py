@@ -1,12 +1,12 @@
 """Schema of the studies of prediction: how well a model, and a Gaussian process, tell the value of the next trial."""
 
-from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from experiments.document import HERE, Document, steps_within
-from experiments.study.imitation.config import Imitated
+from experiments.document import steps_within
+from experiments.study.base import StudyConfig
+from experiments.study.optformers import Imitated
 from l2o.registry import Config
 from tasks.bbob.bbob import FunctionName
 from tasks.bbob.mixed import HELD_OUT, BBOBMixedConfig
@@ -71,7 +71,7 @@ class Tuning(Config):
         return self
 
 
-class Prediction(Document):
+class Prediction(StudyConfig):
     """Predictions of an OptFormer and of a Gaussian process; `kind = "prediction"` in a study's file.
 
     Attributes:
@@ -89,8 +89,9 @@ class Prediction(Document):
       batch: runs computed side by side.
     """
 
+    shipped: ClassVar[tuple[str, ...]] = ("description", "seed", "steps", "trials", "groups")
+
     kind: Literal["prediction"] = "prediction"
-    seed: int = Field(default=0, ge=0, lt=2**31)
     groups: tuple[Group, ...] = Field(default=("bbob", "hpo"), min_length=1, strict=False)
     bbob: BBOBMixedConfig = BBOBMixedConfig(functions=HELD_OUT, dimensions=(2, 3, 4), noises=("none",))
     instances: int = Field(default=4, ge=1)
@@ -100,12 +101,7 @@ class Prediction(Document):
     trials: int = Field(default=40, ge=4, le=10_000)
     steps: tuple[Annotated[int, Field(ge=3)], ...] = Field(default=(5, 10, 20, 30, 40), min_length=1, strict=False)
     tuning: Tuning
-    optimizers: tuple[str, ...] = Field(default=(), strict=False)
     batch: int = Field(default=8, ge=1)
-
-    @classmethod
-    def folder(cls) -> Path:
-        return HERE / "studies"
 
     @property
     def algorithms(self) -> list[str]:

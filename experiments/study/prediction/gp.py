@@ -15,12 +15,12 @@ import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float, Int
 
+from experiments.study.pieces import Arrays
 from experiments.study.prediction.config import Surrogate
 from l2o.baselines.gp import centre, log_hyperprior, unpack, without_failures
 from l2o.gp import Posterior, Prior, log_likelihood
 
 SCALES = (1.0, 0.3, 0.1, 0.03)  # length scales that the search begins at
-Arrays = dict[str, np.ndarray]
 
 
 class Numbers(NamedTuple):
@@ -49,7 +49,7 @@ def predictor(setting: Surrogate) -> Callable[[Arrays], Arrays]:
     values "share" [n, s, t] that are known for each of s predictions, NaN where failed, and "step" [n, s]: which trial
     is predicted, counted from 1, given all before it. Failed trials count as the worst one, as in the baseline.
     """
-    program = _program(setting.fit_steps)
+    program = _program_of_fits(setting.fit_steps)
 
     def predicted(rows: Arrays) -> Arrays:
         with jax.enable_x64(True):
@@ -62,7 +62,7 @@ def predictor(setting: Surrogate) -> Callable[[Arrays], Arrays]:
 
 
 @functools.cache
-def _program(fit_steps: int) -> Callable[..., dict[str, Array]]:
+def _program_of_fits(fit_steps: int) -> Callable[..., dict[str, Array]]:
     def one(how, u: Float[Array, "t d"], categories: Bool[Array, "d"], share: Float[Array, "t"], step: Int[Array, ""]):
         used = jnp.arange(share.size) < step - 1
         y = without_failures(share, used)

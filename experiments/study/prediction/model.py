@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from experiments.study.imitation.run import Arrays, Model
+from experiments.study.optformers import Model
+from experiments.study.pieces import Arrays
 from l2o.optformer.decoding import EncodedStudy, begin, predict
 from l2o.optformer.prompt import Prompt, Range, prompt, stripped
 from l2o.record import Record
@@ -41,7 +42,7 @@ def prompts(family: TaskFamily, space: Space, algorithms: list[str], room: int) 
         if record is not None:
             found = prompt(record, room)
             return lambda _: found
-        every = _stripped(space, name)
+        every = _stripped_prompts(space, name)
         return lambda i: jax.tree.map(lambda a: a[i], every)
 
     by_name = {name: of(name) for name in dict.fromkeys(algorithms)}
@@ -49,15 +50,15 @@ def prompts(family: TaskFamily, space: Space, algorithms: list[str], room: int) 
 
 
 @partial(jax.jit, static_argnums=1)
-def _stripped(space: Space, name: str) -> Prompt:
+def _stripped_prompts(space: Space, name: str) -> Prompt:
     return jax.vmap(lambda space: stripped(space, name))(space)
 
 
 def scaled(steps: tuple[int, ...]) -> Callable[[Arrays], dict[str, Array]]:
-    """`runs -> what there is to predict` of n runs, see `prediction_gp.predictor`, and of each prediction further
+    """`runs -> what there is to predict` of n runs, see `experiments.study.prediction.gp.predictor`, and more.
 
-    "truth" [n, s], the scaled value, whether it is "usable": it did not fail, and there is a range before it; and how
-    far that is "curved", log(1 + curve span).
+    That is, of each prediction, "truth" [n, s], the scaled value, whether it is "usable": it did not fail, and there is
+    a range before it; and how far that is "curved", log(1 + curve span).
     """
 
     def at(y: Float[Array, "t"], step: Int[Array, ""]):

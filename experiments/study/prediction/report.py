@@ -1,31 +1,48 @@
 """The report of a study of prediction: log densities, calibration, what was tuned, and a sentence on each."""
 
-import html
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.page import figure_of, image, page, save_figure, table
-from experiments.progress import duration
-from l2o.files import write_whole
+from experiments.page import figure_of
+from experiments.study.report import Figure, Report, Section, Table, bracketed
 
 NAMES = {"model": "told the algorithm", "unknown": "not told", "gp": "Gaussian process", "truncated": "truncated GP"}
 COLOURS = {"model": "tab:blue", "unknown": "tab:cyan", "gp": "tab:grey", "truncated": "tab:olive"}
 BEST_FITS = 12  # rows of the table of fits
-Text = tuple[list[str], list[list[str]]]
 
 
-def overall(results: dict[str, Any], group: str, name: str) -> Text:
-    """The main table of a model and a group of tasks as text: a row for each forecaster."""
+def report(results: dict[str, Any]) -> Report:
+    """The sections of the report."""
+    sections = []
+    for group, by_model in results["groups"].items():
+        for name, found in by_model.items():
+            drawn = Figure(
+                f"predictions-{group}-{name}.png", "log density by trial, and distributions of transforms",
+                partial(figure, found["columns"]),
+            )  # fmt: skip
+            by = [parts(results, group, name, by) for by in ("by_step", "by_teacher")]
+            sections += [
+                Section(
+                    f"{name} on {group}", tables=[overall(results, group, name)],
+                    sentences=sentences(results, group, name), notes=notes(),
+                ),
+                Section(figure=drawn, tables=[*by, *tuned(results, group, name)], where="page"),
+            ]  # fmt: skip
+    return sections
+
+
+def overall(results: dict[str, Any], group: str, name: str) -> Table:
+    """The main table of a model and a group of tasks as a table: a row for each forecaster."""
     rows = []
     for column, row in results["groups"][group][name]["columns"].items():
         process = column == "gp"
         rows.append(
             [
-                NAMES[column], _interval(row["log_density"]), "-" if process else _difference(row["difference"]),
-                "-" if column == "truncated" else _difference(row["difference_truncated"]), _interval(row["ece"]),
-                "-" if process else _difference(row["ece_difference"]), _interval(row["ece_likeliest"]),
+                NAMES[column], _as_interval(row["log_density"]), "-" if process else _as_difference(row["difference"]),
+                "-" if column == "truncated" else _as_difference(row["difference_truncated"]), _as_interval(row["ece"]),
+                "-" if process else _as_difference(row["ece_difference"]), _as_interval(row["ece_likeliest"]),
                 f"{row['distance']:.3f}",
             ]
         )  # fmt: skip
@@ -33,33 +50,32 @@ def overall(results: dict[str, Any], group: str, name: str) -> Text:
         "", "log density", "less GP's", "less truncated GP's", "ECE %", "ECE less GP's", "ECE %, likeliest",
         "PIT distance",
     ]  # fmt: skip
-    return header, rows
+    return Table(header, rows)
 
 
-def parts(results: dict[str, Any], group: str, name: str, by: str) -> Text:
+def parts(results: dict[str, Any], group: str, name: str, by: str) -> Table:
     """Log densities "by_step" or "by_teacher"."""
     columns = results["groups"][group][name]["columns"]
     rows = []
     for part in columns["gp"][by]:
-        values = [_interval(column[by][part]["log_density"]) for column in columns.values()]
-        differences = [_difference(column[by][part]["difference"]) for c, column in columns.items() if c != "gp"]
+        values = [_as_interval(column[by][part]["log_density"]) for column in columns.values()]
+        differences = [_as_difference(column[by][part]["difference"]) for c, column in columns.items() if c != "gp"]
         rows.append([part, *values, *differences])
     header = [by.removeprefix("by_"), *(NAMES[c] for c in columns)]
-    return [*header, *(f"{NAMES[c]} less GP" for c in columns if c != "gp")], rows
+    return Table([*header, *(f"{NAMES[c]} less GP" for c in columns if c != "gp")], rows)
 
 
-def tuned(results: dict[str, Any], group: str, name: str) -> dict[str, Text]:
+def tuned(results: dict[str, Any], group: str, name: str) -> list[Table]:
     """What was tried on other tasks, with mean log densities there."""
     found = results["groups"][group][name]["tuned"]
-    fits = [[*_process(process), f"{process['score']:.3f}"] for process in found["processes"][:BEST_FITS]]
-    return {
-        "temperatures of the model": (
-            ["temperature", "log density"], [[f"{t:g}", f"{score:.3f}"] for t, score in found["temperatures"]],
-        ),
-        "Gaussian processes, the best ones": (
-            ["fit", "mass beyond", "inflation", "uniform share", "log density"], fits,
-        ),
-    }  # fmt: skip
+    fits = [[*_settings_of_process(process), f"{process['score']:.3f}"] for process in found["processes"][:BEST_FITS]]
+    temperatures = [[f"{t:g}", f"{score:.3f}"] for t, score in found["temperatures"]]
+    header = ["fit", "mass beyond", "inflation", "uniform share", "log density"]
+    start = "On tasks to tune on, the"
+    return [
+        Table(["temperature", "log density"], temperatures, f"{start} temperatures of the model"),
+        Table(header, fits, f"{start} Gaussian processes, the best ones"),
+    ]
 
 
 def sentences(results: dict[str, Any], group: str, name: str) -> list[str]:
@@ -67,6 +83,7 @@ def sentences(results: dict[str, Any], group: str, name: str) -> list[str]:
     found = results["groups"][group][name]
     columns, tuned = found["columns"], found["tuned"]
     model, process, truncated = (columns[name] for name in ("model", "gp", "truncated"))
+    fit, beyond, inflation, uniform = _settings_of_process(tuned["process"])
 
     def verdict(difference: list[float]) -> str:
         mean, low, high = difference
@@ -74,13 +91,13 @@ def sentences(results: dict[str, Any], group: str, name: str) -> list[str]:
 
     return [
         f"{name} on {group}: its log density is {verdict(model['difference'])} the process's,"
-        f" {_interval(model['log_density'])} against {_interval(process['log_density'])}; the difference is"
-        f" {_difference(model['difference'])}, on {found['predictions']} values of {found['tasks']} tasks; the"
-        f" truncated process has {_interval(truncated['log_density'])}",
+        f" {_as_interval(model['log_density'])} against {_as_interval(process['log_density'])}; the difference is"
+        f" {_as_difference(model['difference'])}, on {found['predictions']} values of {found['tasks']} tasks; the"
+        f" truncated process has {_as_interval(truncated['log_density'])}",
         f"{name} on {group}: its calibration error is {verdict(model['ece_difference'])} the process's,"
         f" {model['ece'][0]:.2f} % against {process['ece'][0]:.2f} %",
         f"{name} on {group}: chosen on other tasks are temperature {tuned['temperature']:g}, and for the process"
-        " {}, mass beyond the interval {}, deviation times {}, uniform share {}".format(*_process(tuned["process"]))
+        f" {fit}, mass beyond the interval {beyond}, deviation times {inflation}, uniform share {uniform}"
         + f"; {found['beyond']:.1%} of the values lie beyond it, {found['left_out']} failed or had no range before",
     ]  # fmt: skip
 
@@ -98,35 +115,10 @@ def notes() -> str:
     )
 
 
-def write(out: Path, results: dict[str, Any]) -> None:
-    """predictions-*.png of each model and group, and report.html."""
-    body = [f"<p>{html.escape(results['study']['description'])}</p>"]
-
-    def shown(shape: Text) -> str:
-        header, rows = shape
-        return table(header, [[html.escape(text) for text in row] for row in rows])
-
-    for group, by_model in results["groups"].items():
-        for name in by_model:
-            path = out / f"predictions-{group}-{name}.png"
-            _figure(path, by_model[name]["columns"])
-            body += [f"<h2>{html.escape(f'{name} on {group}')}</h2>"]
-            body += [f"<p>{html.escape(line)}.</p>" for line in sentences(results, group, name)]
-            body += [
-                shown(overall(results, group, name)), f"<p><small>{html.escape(notes())}</small></p>",
-                image(path, "log density by trial, and distributions of transforms"),
-                *(shown(parts(results, group, name, by)) for by in ("by_step", "by_teacher")),
-            ]  # fmt: skip
-            for title, text in tuned(results, group, name).items():
-                body.append(f"<p>On tasks to tune on, the {html.escape(title)}:</p>{shown(text)}")
-    body.append(f"<p><small>The study took {duration(results['seconds'])}.</small></p>")
-    write_whole(out / "report.html", page(f"Study {out.name}", "".join(body)))
-
-
-def _figure(path: Path, columns: dict[str, Any]) -> None:
-    """Log density by trial, the histogram of the transforms, and their distribution against the diagonal."""
-    figure = figure_of(12, 3.8)
-    density, histogram, distribution = figure.subplots(1, 3)
+def figure(columns: dict[str, Any]) -> Any:
+    """The figure of log density by trial, and of the transforms: their histogram, and their distribution."""
+    drawn = figure_of(12, 3.8)
+    density, histogram, distribution = drawn.subplots(1, 3)
     for name, row in columns.items():
         style = {"color": COLOURS[name], "label": NAMES[name], "lw": 1.6}
         steps = {int(t): part["log_density"] for t, part in row["by_step"].items() if part["log_density"]}
@@ -142,17 +134,17 @@ def _figure(path: Path, columns: dict[str, Any]) -> None:
     histogram.set(xlabel="probability integral transform", ylabel="density", ylim=(0, None))
     distribution.set(xlabel="probability integral transform", ylabel="share below")
     density.legend(fontsize=9)
-    save_figure(figure, path, dpi=100)
+    return drawn
 
 
-def _process(process: dict[str, Any]) -> list[str]:
+def _settings_of_process(process: dict[str, Any]) -> list[str]:
     kept = "cut off" if process["truncated"] else "kept"
     return [process["surrogate"], kept, f"{process['inflation']:g}", f"{process['uniform']:g}"]
 
 
-def _interval(values: list[float] | None) -> str:
-    return "-" if values is None else "{:.3f} [{:.3f}, {:.3f}]".format(*values)
+def _as_interval(values: list[float] | None) -> str:
+    return bracketed(values, ".3f", "-")
 
 
-def _difference(values: list[float] | None) -> str:
-    return "-" if values is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(*values)
+def _as_difference(values: list[float] | None) -> str:
+    return bracketed(values, "+.3f", "-")

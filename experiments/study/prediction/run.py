@@ -16,27 +16,22 @@ Trials that failed are in histories: as a token of their own, and for the proces
 are left out, and so is what has no two different values before it, as there is no range then.
 """
 
-import json
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.progress import Say, pieces
-from experiments.study.imitation.run import Arrays, Model, in_batches, models, teachers
-from experiments.study.pieces import arrays_of, begin, save
-from experiments.study.prediction import report as report_prediction
+from experiments.study.optformers import Model, models, teachers
+from experiments.study.pieces import Arrays, Pieces, in_batches
+from experiments.study.prediction.choice import Choice, Predicted, chosen
 from experiments.study.prediction.config import Group, Prediction
 from experiments.study.prediction.gp import predictor
 from experiments.study.prediction.model import logits_of, named, prompts, scaled
-from experiments.study.prediction.results import Choice, Predicted, chosen, compared, overview
+from l2o.core import Optimizer
 from l2o.errors import UserError
-from l2o.files import write_whole
 from l2o.optformer.model import SLOTS
 from l2o.optformer.prompt import prompt
 from l2o.space.domain import Space
@@ -70,6 +65,74 @@ class Cell(NamedTuple):
         """What task each seed stands for: an instance of its own of a function, or always the same one."""
         apart = self.group == "bbob"
         return [f"{self.name}-{i}" if apart else self.name for i in range(len(self.seeds))]
+
+
+class Plan(NamedTuple):
+    """What is going to be run.
+
+    Attributes:
+      study: what was asked for.
+      models: the OptFormers.
+      teachers: by name.
+      cells: what is predicted, and what is tuned on.
+    """
+
+    study: Prediction
+    models: list[Model]
+    teachers: dict[str, Optimizer]
+    cells: list[Cell]
+
+    def of(self, split: Split, group: Group | None = None) -> list[Cell]:
+        """The cells of a split, in all groups or in one."""
+        return [cell for cell in self.cells if cell.split == split and group in (None, cell.group)]
+
+    @property
+    def opening(self) -> str:
+        """How much it is."""
+        return (
+            f"values of trials {', '.join(map(str, self.study.steps))} of runs of {', '.join(self.teachers)}:"
+            f" {len(self.of('test'))} cells, and {len(self.of('train'))} to tune on"
+        )
+
+    @property
+    def pieces(self) -> int:
+        """Those that do not depend on what is chosen: of teachers, models, and processes on tasks to tune on."""
+        both = len(self.cells) * (len(self.teachers) + len(self.models))
+        return (
+            both + len(self.of("test")) * len(self.models) + len(self.of("train")) * len(self.study.tuning.surrogates)
+        )
+
+
+class Reading(NamedTuple):
+    """What was predicted of the tasks of a group that are reported, for one model.
+
+    Attributes:
+      model: which.
+      choice: what was chosen on other tasks.
+      told: logits of the model when it is told the algorithm.
+      untold: when it is not.
+      normals: of processes, by the label of the fit.
+      asked: predictions, those included that do not count.
+    """
+
+    model: Model
+    choice: Choice
+    told: Predicted
+    untold: Predicted
+    normals: dict[str, Predicted]
+    asked: int
+
+
+Found = dict[Group, list[Reading]]
+
+
+def plan(study: Prediction) -> Plan:
+    """What a study is going to run.
+
+    Raises:
+      UserError: an optimizer does not exist or does not fit.
+    """
+    return Plan(study, models(study), teachers(study), cells(study))
 
 
 def cells(study: Prediction) -> list[Cell]:
@@ -109,16 +172,16 @@ def cells(study: Prediction) -> list[Cell]:
 
 
 class Runs:
-    """The pieces of a study, computed where they are not there yet.
+    """What was made of each cell.
 
     Args:
       study: what is asked.
-      folder: of the pieces.
       every: all cells.
+      pieces: makes what is not there yet.
     """
 
-    def __init__(self, study: Prediction, folder: Path, every: Sequence[Cell]):
-        self.study, self.folder, self.took = study, folder, 0.0
+    def __init__(self, study: Prediction, every: Sequence[Cell], pieces: Pieces):
+        self.study, self._pieces = study, pieces
         self._made: dict[tuple[str, str], Arrays] = {}
         self._targets: dict[str, Arrays] = {}
         self._scaled = scaled(study.steps)
@@ -129,18 +192,17 @@ class Runs:
                 rooms[cell.dimension] = max(rooms.get(cell.dimension, 0), prompt(record).token.size)
         self._rooms = rooms
 
-    def piece(self, cell: Cell, file: str, given: Callable[[], Any], program: Callable[[Any], Any]) -> Arrays:
-        """The arrays of a file; `program(given())` where there is none."""
+    def _make(self, cell: Cell, file: str, what: str, given: Callable[[], Any], program: Callable[[Any], Any]) -> None:
+        def batches() -> Arrays:
+            return in_batches(program, given(), self.study.batch)  # always as many, so that it is one program
+
         if (cell.name, file) not in self._made:
-            path = self.folder / cell.name / f"{file}.npz"
-            if not path.is_file():
-                start = time.perf_counter()
-                arrays = in_batches(program, given(), self.study.batch)  # always as many, so that it is one program
-                save(path, **arrays, took=np.array(time.perf_counter() - start))
-            arrays = arrays_of(path)
-            self.took += float(arrays.pop("took"))
-            self._made[cell.name, file] = arrays
-        return self._made[cell.name, file]
+            made = self._pieces(f"cells/{cell.name}/{file}", f"{what} on {cell.name}", batches)
+            self._made[cell.name, file] = made
+
+    def of_teacher(self, name: str, cell: Cell, program: Callable[[Any], Any]) -> None:
+        """Runs of a teacher."""
+        self._make(cell, name, name, lambda: cell.seeds, program)
 
     def of_teachers(self, cell: Cell) -> Arrays:
         """Runs of all teachers that were made, teacher after teacher."""
@@ -163,7 +225,8 @@ class Runs:
 
     def of_model(self, model: Model, cell: Cell, known: bool, program: Callable[[Any, Any], Any]) -> None:
         """What a model predicts of these runs."""
-        self.piece(cell, _file(model, known), partial(self.told, cell, known), partial(program, model.theta))
+        file, given = _file_of_model(model, known), partial(self.told, cell, known)
+        self._make(cell, file, model.name, given, partial(program, model.theta))
 
     def of_process(self, label: str, cell: Cell, program: Callable[[Any], Any]) -> None:
         """What a process that is fitted in this way predicts."""
@@ -172,18 +235,18 @@ class Runs:
             found = self.targets(cell)
             return {name: found[name] for name in ("u", "categories", "share", "step")}
 
-        self.piece(cell, f"gp-{label}", given, program)
+        self._make(cell, f"gp-{label}", label, given, program)
 
     def logits(self, some: Sequence[Cell], model: Model, known: bool) -> Predicted:
         """All that a model predicted in these cells."""
-        return self._predicted(some, [self._made[cell.name, _file(model, known)]["logits"] for cell in some])
+        return self._with_truths(some, [self._made[cell.name, _file_of_model(model, known)]["logits"] for cell in some])
 
     def normals(self, some: Sequence[Cell], label: str) -> Predicted:
         """All that a process predicted in them."""
         made = [self._made[cell.name, f"gp-{label}"] for cell in some]
-        return self._predicted(some, [np.stack([arrays["mean"], arrays["deviation"]], -1) for arrays in made])
+        return self._with_truths(some, [np.stack([arrays["mean"], arrays["deviation"]], -1) for arrays in made])
 
-    def _predicted(self, some: Sequence[Cell], values: list[np.ndarray]) -> Predicted:
+    def _with_truths(self, some: Sequence[Cell], values: list[np.ndarray]) -> Predicted:
         """With the truths, one row for each prediction that counts."""
         names, steps = self.study.algorithms, len(self.study.steps)
         targets = [self.targets(cell) for cell in some]
@@ -201,78 +264,51 @@ class Runs:
         )  # fmt: skip
 
 
-def _file(model: Model, known: bool) -> str:
+def _file_of_model(model: Model, known: bool) -> str:
     return model.identity if known else f"{model.identity}-{UNKNOWN}"
 
 
-def run(study: Prediction, out: Path, say: Say = print, resume: bool = False) -> dict[str, Any]:
-    """Run a study into a directory: cells/*/*.npz, results.json, figures, report.html, config.toml.
-
-    Returns:
-      The contents of results.json, see `experiments.study.prediction.results.overview`.
-
-    Raises:
-      UserError: the directory is in use or holds another study, or an optimizer does not exist or does not fit.
-    """
-    found, by_name, every = models(study), teachers(study), cells(study)
-    runs = Runs(study, begin(study, out, resume), every)
-    tested, tuned = ([cell for cell in every if cell.split == split] for split in ("test", "train"))
-    say(
-        f"values of trials {', '.join(map(str, study.steps))} of runs of {', '.join(by_name)}: {len(tested)} cells,"
-        f" and {len(tuned)} to tune on"
-    )
+def run(plan: Plan, pieces: Pieces) -> Found:
+    """What models and processes predict: first what is tuned on and what does not depend on that, then the rest."""
+    study = plan.study
+    runs = Runs(study, plan.cells, pieces)
     fits = {setting.label: predictor(setting) for setting in study.tuning.surrogates}
-    total = len(every) * (len(by_name) + len(found)) + len(tested) * len(found) + len(tuned) * len(fits)
-    with pieces(total, say) as done:
-        for name, optimizer in by_name.items():
-            program = rollout(optimizer, study.trials)
-            for cell in every:
-                runs.piece(cell, name, lambda cell=cell: cell.seeds, partial(program, cell.family))
-                done(f"{name} on {cell.name}")
-        for model in found:
-            program = logits_of(model, study.steps)
-            for cell in every:
-                for known in (True, False) if cell.split == "test" else (True,):
-                    runs.of_model(model, cell, known, program)
-                    done(f"{model.name} on {cell.name}")
-        for label, program in fits.items():
-            for cell in tuned:
-                runs.of_process(label, cell, program)
-                done(f"{label} on {cell.name}")
+    for name, optimizer in plan.teachers.items():
+        program = rollout(optimizer, study.trials)
+        for cell in plan.cells:
+            runs.of_teacher(name, cell, partial(program, cell.family))
+    for model in plan.models:
+        program = logits_of(model, study.steps)
+        for cell in plan.cells:
+            for known in (True, False) if cell.split == "test" else (True,):
+                runs.of_model(model, cell, known, program)
+    for label, program in fits.items():
+        for cell in plan.of("train"):
+            runs.of_process(label, cell, program)
 
-    def of(group: str, some: list[Cell]) -> list[Cell]:
-        return [cell for cell in some if cell.group == group]
-
-    choices: dict[tuple[str, str], Choice] = {}
+    choices: dict[tuple[Group, str], Choice] = {}
     for group in study.groups:
-        here = of(group, tuned)
+        here = plan.of("train", group)
         processes = {label: runs.normals(here, label) for label in fits}
-        for model in found:
-            choices[group, model.name] = chosen(
-                study.tuning, model.config.bins, runs.logits(here, model, True), processes
-            )
-    wanted = dict.fromkeys(
+        for model in plan.models:
+            told = runs.logits(here, model, True)
+            choices[group, model.name] = chosen(study.tuning, model.config.bins, told, processes)
+    wanted: dict[tuple[Group, str], None] = dict.fromkeys(
         (group, process.surrogate)
         for (group, _), choice in choices.items() for process in (choice.process, choice.truncated)
     )  # fmt: skip
-    with pieces(sum(len(of(group, tested)) for group, _ in wanted), say) as done:
-        for group, label in wanted:
-            for cell in of(group, tested):
-                runs.of_process(label, cell, fits[label])
-                done(f"{label} on {cell.name}")
+    pieces.more(sum(len(plan.of("test", group)) for group, _ in wanted))
+    for group, label in wanted:
+        for cell in plan.of("test", group):
+            runs.of_process(label, cell, fits[label])
 
-    results = overview(study, {model.name: model.sha256 for model in found})
+    found: Found = {}
     for group in study.groups:
-        here = of(group, tested)
+        here = plan.of("test", group)
         asked = sum(runs.targets(cell)["usable"].size for cell in here)
-        for model in found:
-            choice = choices[group, model.name]
+        normals = {label: runs.normals(here, label) for other, label in wanted if other == group}
+        for model in plan.models:
             told, untold = (runs.logits(here, model, known) for known in (True, False))
-            normals = {label: runs.normals(here, label) for other, label in wanted if other == group}
-            results["groups"].setdefault(group, {})[model.name] = compared(
-                study, choice, model.config.bins, told, untold, normals, asked
-            )
-    results["seconds"] = round(runs.took, 1)
-    write_whole(out / "results.json", json.dumps(results) + "\n")
-    report_prediction.write(out, results)
-    return results
+            reading = Reading(model, choices[group, model.name], told, untold, normals, asked)
+            found.setdefault(group, []).append(reading)
+    return found

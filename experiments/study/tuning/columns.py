@@ -1,25 +1,25 @@
 """The columns of a study of tuning: settings of an OptFormer and of baselines, as programs that make runs."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import l2o
-from experiments.study.curves.run import label
+from experiments.study.cells import run_on_host
+from experiments.study.columns import identity, label
+from experiments.study.pieces import Arrays
 from experiments.study.tuning.config import Rival, Settings, Tuning, Variant
 from experiments.study.tuning.tasks import Cell, Fixed, prompts
-from l2o.core import BaselineConfig, Evaluation, HostOptimizer, Optimizer
+from l2o.core import BaselineConfig, HostOptimizer, Optimizer
 from l2o.errors import UserError
 from l2o.loaded import Loaded
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.registry import kinds
 from meta.recordings.rollouts import rollout, study_keys
 
-Arrays = dict[str, np.ndarray]
 Run = Callable[[Cell, np.ndarray], dict[str, Any]]  # a task and seeds [n] to "x" [n, trials, d] and "y" [n, trials]
 
 
@@ -84,15 +84,15 @@ def columns(study: Tuning, loaded: Loaded | None) -> list[Column]:
     found = []
     for name, column in study.columns.items():
         if isinstance(column, Rival):
-            settings = [_baseline(study, column, choice) for choice in column.choices]
+            settings = [_setting_of_baseline(study, column, choice) for choice in column.choices]
         else:
             assert loaded is not None
-            settings = [_variant(study, name, column, loaded, choice) for choice in column.choices]
+            settings = [_setting_of_variant(study, name, column, loaded, choice) for choice in column.choices]
         found.append(Column(name, column.runs or study.runs, tuple(settings)))
     return found
 
 
-def _variant(study: Tuning, name: str, column: Variant, loaded: Loaded, choice: Settings) -> Setting:
+def _setting_of_variant(study: Tuning, name: str, column: Variant, loaded: Loaded, choice: Settings) -> Setting:
     assert isinstance(loaded.config, OptFormerConfig)
     room = {"max_trials": max(loaded.config.max_trials, study.trials)}
     try:
@@ -107,10 +107,10 @@ def _variant(study: Tuning, name: str, column: Variant, loaded: Loaded, choice: 
         program = compiled(chosen.learned.bind, study.trials)
         return lambda cell, seeds: program(chosen.theta, told.get((cell.group, cell.name)), cell.family, seeds)
 
-    return Setting(choice, _identity(config.model_dump(mode="json"), loaded.sha256, column.named), make)
+    return Setting(choice, identity([config.model_dump(mode="json"), loaded.sha256, column.named]), make)
 
 
-def _baseline(study: Tuning, column: Rival, choice: Settings) -> Setting:
+def _setting_of_baseline(study: Tuning, column: Rival, choice: Settings) -> Setting:
     config = column.chosen(choice)
     optimizer = config.build()
 
@@ -122,11 +122,7 @@ def _baseline(study: Tuning, column: Rival, choice: Settings) -> Setting:
         jitted = compiled(lambda _: optimizer, study.trials)
         return lambda cell, seeds: jitted(None, None, cell.family, seeds)
 
-    return Setting(choice, _identity(config.model_dump(mode="json")), make)
-
-
-def _identity(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+    return Setting(choice, identity([config.model_dump(mode="json")]), make)
 
 
 def compiled(bind: Callable[[Any], Optimizer], trials: int) -> Callable[..., dict[str, jax.Array]]:
@@ -159,15 +155,9 @@ def on_host(optimizer: HostOptimizer, trials: int) -> Callable[[Fixed, np.ndarra
         problem, points, values = problem_of(family), [], []
         for seed in seeds:
             init_key, keys = keys_of(seed)
-            state, xs, ys = optimizer.init(init_key, problem), [], []
-            for ask_key, evaluate_key, tell_key in keys:
-                x, state = optimizer.ask(ask_key, state)
-                value = value_of(family, evaluate_key, x)
-                state = optimizer.tell(tell_key, state, x, Evaluation(value))
-                xs.append(np.asarray(x))
-                ys.append(np.asarray(value))
-            points.append(np.concatenate(xs)[:trials])
-            values.append(np.concatenate(ys)[:trials])
+            x, y, _ = run_on_host(optimizer, init_key, problem, partial(value_of, family), keys)
+            points.append(np.concatenate(x)[:trials])
+            values.append(np.concatenate(y)[:trials])
         y = np.stack(values)
         return {"x": np.stack(points), "y": np.where(np.isfinite(y), y, np.nan)}
 

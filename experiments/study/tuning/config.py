@@ -1,12 +1,11 @@
 """Schema of the studies of tuning: black-box methods on mixed search spaces, a trained OptFormer among them."""
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from experiments.document import HERE, Baseline, Document, Task, explain, named_as_files, steps_within
-from l2o.baselines.optax import TunedConfig
+from experiments.document import Baseline, Task, explain, named_as_files, steps_within
+from experiments.study.base import StudyConfig
 from l2o.registry import Config, nearest
 from tasks.bbob.mixed import BBOBMixedConfig
 from tasks.hpo.hpo import HPOConfig
@@ -86,7 +85,7 @@ class Rival(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if isinstance(self.optimizer, TunedConfig):
+        if self.optimizer.reads_gradients:
             raise ValueError(f"optimizer: {self.optimizer.kind} reads gradients, and these tasks give none")
         for i, choice in enumerate(self.choices):
             try:
@@ -113,7 +112,7 @@ class Live(Config):
     view: int = Field(default=0, ge=0)
 
 
-class Tuning(Document):
+class Tuning(StudyConfig):
     """A comparison of black-box methods by the best value so far; `kind = "tuning"` in a study's file.
 
     Attributes:
@@ -131,8 +130,9 @@ class Tuning(Document):
       batch: runs computed side by side.
     """
 
+    shipped: ClassVar[tuple[str, ...]] = ("description", "seed", "runs", "trials", "tasks")
+
     kind: Literal["tuning"] = "tuning"
-    seed: int = Field(default=0, ge=0, lt=2**31)
     trials: int = Field(default=50, ge=1, le=10_000)
     runs: int = Field(default=2, ge=1)
     steps: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(10, 25, 50), min_length=1, strict=False)
@@ -142,12 +142,7 @@ class Tuning(Document):
     baselines: dict[str, Rival] = {}
     compared: str
     live: Live | None = None
-    optimizers: tuple[str, ...] = Field(default=(), strict=False)
     batch: int = Field(default=2, ge=1)
-
-    @classmethod
-    def folder(cls) -> Path:
-        return HERE / "studies"
 
     @property
     def columns(self) -> dict[str, Variant | Rival]:

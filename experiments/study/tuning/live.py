@@ -11,7 +11,7 @@ from tasks.hpo.hpo import live
 from tasks.hpo.models import GOALS, SPACES
 
 
-class Found(NamedTuple):
+class Tried(NamedTuple):
     """A setting that was tried.
 
     Attributes:
@@ -33,13 +33,13 @@ def checked(study: Tuning, cells: list[Cell]) -> list[Cell]:
     """
     if study.live is None:
         return []
-    some = [cell for cell in cells if cell.group == study.live.group and _view(cell) == study.live.view]
+    some = [cell for cell in cells if cell.group == study.live.group and _view_of_cell(cell) == study.live.view]
     if not some:
         raise UserError(f"live.view: no task of the group {study.live.group!r} is of part {study.live.view}")
     return some
 
 
-def _view(cell: Cell) -> int | None:
+def _view_of_cell(cell: Cell) -> int | None:
     return cell.which.view if cell.which else None
 
 

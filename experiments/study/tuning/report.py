@@ -1,70 +1,85 @@
 """The report of a study of tuning: best values by trial, differences, chosen settings, tables against real fits."""
 
-import html
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from experiments.page import colours, figure_of, image, page, save_figure, table
-from experiments.progress import duration
+from experiments.page import colours, figure_of
+from experiments.study.report import Figure, Report, Section, Table, bracketed, optional
 from experiments.study.tuning.tasks import SAMPLES
-from l2o.files import write_whole
-
-Text = tuple[list[str], list[list[str]]]
 
 
-def overall(results: dict[str, Any], group: str) -> Text:
-    """The main table of a group as text: each column, that with the lowest value at the last step first."""
+def report(results: dict[str, Any]) -> Report:
+    """The sections of the report."""
+    optformers = [f"The OptFormer is {name}" for name in results["learned"]]
+    lines = Figure("curves.png", "best value by trial", partial(curves, results))
+    sections = [Section(figure=lines, sentences=optformers, where="page")]
+    for group in results["groups"]:
+        compared = f"{group}, {results['study']['compared']} against the others"
+        sections += [
+            Section(group, tables=[overall(results, group)], sentences=sentences(results, group)),
+            Section(compared, tables=[differences(results, group)]),
+        ]
+    sections.append(Section(notes=notes(results)))
+    if settings(results).rows:
+        sections.append(Section("chosen settings", tables=[settings(results)]))
+    if results["live"]:
+        means, tasks = live(results)
+        sections.append(Section("tried for real", tables=[means], notes=live_notes(results)))
+        sections.append(Section(tables=[tasks], where="page"))
+    return sections
+
+
+def overall(results: dict[str, Any], group: str) -> Table:
+    """The main table of a group: each column, that with the lowest value at the last step first."""
     steps = list(map(str, results["study"]["steps"]))
     columns = results["groups"][group]["columns"]
     order = sorted(columns, key=lambda name: columns[name]["mean"][steps[-1]][0])
-    rows = [[name, *(_mean(columns[name]["mean"][s]) for s in steps)] for name in order]
-    return ["method", *(f"best at {s}" for s in steps)], rows
+    rows = [[name, *(bracketed(columns[name]["mean"][s]) for s in steps)] for name in order]
+    return Table(["method", *(f"best at {s}" for s in steps)], rows, ours=[results["study"]["compared"]])
 
 
-def differences(results: dict[str, Any], group: str) -> Text:
-    """The compared column against each other one, as text."""
+def differences(results: dict[str, Any], group: str) -> Table:
+    """The compared column against each other one."""
     study, rows = results["study"], []
     for name in results["groups"][group]["columns"]:
         row = [name]
         for c in results["groups"][group]["comparisons"]:
             if c["against"] == name:
-                row.append("{difference:+.3f} [{low:+.3f}, {high:+.3f}]".format(**c))
-                row.append("{win_rate:.0%} [{win_rate_low:.0%}, {win_rate_high:.0%}]".format(**c))
+                row.append(bracketed([c["difference"], c["low"], c["high"]], "+.3f"))
+                row.append(bracketed([c["win_rate"], c["win_rate_low"], c["win_rate_high"]], ".0%"))
         if len(row) > 1:
             rows.append(row)
     header = [f"{study['compared']} against"]
     for step in study["steps"]:
         header += [f"difference at {step}", f"wins at {step}"]
-    return header, rows
+    return Table(header, rows)
 
 
-def settings(results: dict[str, Any]) -> Text:
+def settings(results: dict[str, Any]) -> Table:
     """What was chosen for the columns that have several settings."""
     rows = []
     for name, chosen in results["chosen"].items():
         if chosen["scores"]:
-            tried = ", ".join(f"{_setting(s['settings'])}: {s['score']:.3f}" for s in chosen["scores"])
-            rows.append([name, _setting(chosen["settings"]), tried])
-    return ["method", "chosen", "mean value on the tuning tasks"], rows
+            tried = ", ".join(f"{_settings_as_text(s['settings'])}: {s['score']:.3f}" for s in chosen["scores"])
+            rows.append([name, _settings_as_text(chosen["settings"]), tried])
+    header = ["method", "chosen", "mean value on the tuning tasks"]
+    return Table(header, rows, ours=[results["study"]["compared"]])
 
 
-def live(results: dict[str, Any]) -> dict[str, Text]:
-    """What the settings that columns found in tables are worth: means, and task by task; none where nobody looked."""
-    found = results["live"]
-    if found is None:
-        return {}
+def live(results: dict[str, Any]) -> tuple[Table, Table]:
+    """What the settings that columns found in tables are worth: means, and task by task."""
+    found, ours = results["live"], [results["study"]["compared"]]
     names = list(found["columns"])
-    means = [[name, _mean(of["table"]), _mean(of["live"])] for name, of in found["columns"].items()]
+    means = [[name, bracketed(of["table"]), bracketed(of["live"])] for name, of in found["columns"].items()]
     rows = []
     for task, row in found["tasks"].items():
-        pairs = [f"{_number(row['columns'][n]['table'])} / {_number(row['columns'][n]['live'])}" for n in names]
-        rows.append([task, _number(row["best"]), *pairs])
-    return {
-        "means": (["method", "by the table", "live"], means),
-        "tasks": (["task", "best row", *(f"{name}: table / live" for name in names)], rows),
-    }
+        of = row["columns"]
+        pairs = [f"{optional(of[n]['table'], '.3f')} / {optional(of[n]['live'], '.3f')}" for n in names]
+        rows.append([task, optional(row["best"], ".3f"), *pairs])
+    header = ["task", "best row", *(f"{name}: table / live" for name in names)]
+    return Table(["method", "by the table", "live"], means, ours=ours), Table(header, rows)
 
 
 def sentences(results: dict[str, Any], group: str) -> list[str]:
@@ -81,25 +96,6 @@ def sentences(results: dict[str, Any], group: str) -> list[str]:
         if said:
             found.append(f"{study['compared']} on {group} at {step}: {said}")
     return found
-
-
-def tables(results: dict[str, Any]) -> dict[str, Text]:
-    """All tables but those of single tasks, by title."""
-    found = {}
-    for group in results["groups"]:
-        found[group] = overall(results, group)
-        found[f"{group}, {results['study']['compared']} against the others"] = differences(results, group)
-    if settings(results)[1]:
-        found["chosen settings"] = settings(results)
-    if results["live"]:
-        found["tried for real"] = live(results)["means"]
-    return found
-
-
-def sayings(results: dict[str, Any]) -> list[str]:
-    """All sentences, and how to read the tables."""
-    found = [line for group in results["groups"] for line in sentences(results, group)]
-    return [*found, notes(results), *([live_notes(results)] if results["live"] else [])]
 
 
 def notes(results: dict[str, Any]) -> str:
@@ -128,32 +124,8 @@ def live_notes(results: dict[str, Any]) -> str:
     )
 
 
-def write(out: Path, results: dict[str, Any]) -> None:
-    """curves.png and report.html."""
-    _curves(out / "curves.png", results)
-    ours = {results["study"]["compared"]}
-
-    def shown(text: Text) -> str:
-        header, rows = text
-        return table(header, [[html.escape(cell) for cell in row] for row in rows], ours)
-
-    body = [f"<p>{html.escape(results['study']['description'])}</p>"]
-    body += [f"<p>The OptFormer is {html.escape(name)}.</p>" for name in results["learned"]]
-    body += [image(out / "curves.png", "best value by trial"), f"<p><small>{html.escape(notes(results))}</small></p>"]
-    for group in results["groups"]:
-        body.append(f"<h2>{html.escape(group)}</h2>{shown(overall(results, group))}")
-        body += [f"<p>{html.escape(line)}.</p>" for line in sentences(results, group)]
-        body.append(shown(differences(results, group)))
-    if settings(results)[1]:
-        body.append(f"<h2>Chosen settings</h2>{shown(settings(results))}")
-    for title, text in live(results).items():
-        said = f"<h2>Tried for real</h2><p>{html.escape(live_notes(results))}</p>" if title == "means" else ""
-        body.append(said + shown(text))
-    body.append(f"<p><small>The study took {duration(results['seconds'])}.</small></p>")
-    write_whole(out / "report.html", page(f"Study {out.name}", "".join(body)))
-
-
-def _curves(path: Path, results: dict[str, Any]) -> None:
+def curves(results: dict[str, Any]) -> Any:
+    """The figure of best values by trial, a panel for each group."""
     groups = results["groups"]
     figure = figure_of(5.2 * len(groups) + 1.6, 4.2)
     places = list(figure.subplots(1, len(groups), squeeze=False).flat)
@@ -165,26 +137,18 @@ def _curves(path: Path, results: dict[str, Any]) -> None:
             (line,) = axes.plot(at, mean, lw=2.4 if name == results["study"]["compared"] else 1.2, label=name)
             axes.fill_between(at, low, high, color=line.get_color(), alpha=0.12, lw=0)
         axes.set(title=f"{group}, {len(found['tasks'])} tasks", xlabel="trials")
-        _logarithmic(axes, [v for column in found["columns"].values() for v in column["curve"]["mean"]])
+        _logarithmic_axis(axes, [v for column in found["columns"].values() for v in column["curve"]["mean"]])
     places[0].set_ylabel("best value so far")
     figure.legend(*places[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
-    save_figure(figure, path, dpi=100)
+    return figure
 
 
-def _logarithmic(axes: Any, values: list[float]) -> None:
+def _logarithmic_axis(axes: Any, values: list[float]) -> None:
     """A logarithmic scale for means that are positive; bands may reach down to 0."""
     positive = [v for v in values if v > 0]
     if positive:
         axes.set(yscale="log", ylim=(min(positive) / 1.5, 1.1))
 
 
-def _mean(values: list[float]) -> str:
-    return "{:.3f} [{:.3f}, {:.3f}]".format(*values)
-
-
-def _setting(choice: dict[str, Any]) -> str:
+def _settings_as_text(choice: dict[str, Any]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in choice.items()) or "as it is"
-
-
-def _number(value: float | None) -> str:
-    return "failed" if value is None else f"{value:.3f}"

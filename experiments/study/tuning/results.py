@@ -6,36 +6,15 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.study import statistics
+from experiments.study.pieces import Arrays
+from experiments.study.tuning.columns import Column
 from experiments.study.tuning.config import Tuning
-from experiments.study.tuning.live import Found
+from experiments.study.tuning.live import Tried
+from experiments.study.tuning.run import Found, Plan
+from experiments.study.tuning.score import by_task
 from experiments.study.tuning.tasks import Cell
-from l2o.loaded import Loaded
 
-Made = dict[str, dict[str, dict[str, dict[str, np.ndarray]]]]  # by group, task and column
 CURVES = 1000  # resamples for each point of a curve
-
-
-def normalised(values: Float[np.ndarray, "n t"], least: float, median: float) -> Float[np.ndarray, "n t"]:
-    """Best values so far, 0 for the least one that there is and 1 for the median or anything worse.
-
-    Failed evaluations count as infinite. Where the median is the least value, all others are 1.
-    """
-    found = np.where(np.isfinite(values), values, np.inf).astype(np.float64)
-    apart = np.minimum.accumulate(found, axis=1) - least
-    if median > least:
-        return np.clip(apart / (median - least), 0.0, 1.0)
-    return np.where(apart > 0, 1.0, 0.0)
-
-
-def by_task(cells: list[Cell], values: list[np.ndarray]) -> Float[np.ndarray, "n t"]:
-    """`normalised` values of each task, means over its runs."""
-    return np.stack([normalised(y, cell.least, cell.median).mean(0) for cell, y in zip(cells, values, strict=True)])
-
-
-def score(study: Tuning, cells: list[Cell], values: list[np.ndarray]) -> float:
-    """What settings are chosen by, lower being better: the mean over tasks and the reported steps."""
-    steps = np.array(study.steps) - 1
-    return float(by_task(cells, values)[:, steps].mean())
 
 
 def mean(values: Float[np.ndarray, "n"], seed: int, resamples: int = 4000) -> list[float]:
@@ -49,36 +28,34 @@ def compared(ours: Float[np.ndarray, "n"], theirs: Float[np.ndarray, "n"], seed:
     return {"difference": difference, "low": low, "high": high, **statistics.wins(ours, theirs)}
 
 
-def summary(
-    study: Tuning, cells: list[Cell], made: Made, chosen: dict[str, Any], live: list[Found],
-    optimizer: tuple[str, Loaded] | None,
-) -> dict[str, Any]:  # fmt: skip
+def summary(plan: Plan, found: Found) -> dict[str, Any]:
     """results.json.
-
-    Args:
-      study: what was asked.
-      cells: the reported tasks.
-      made: runs of the columns.
-      chosen: settings of the columns.
-      live: settings that were tried for real.
-      optimizer: the OptFormer with its name.
 
     Returns:
       "groups": for each its "tasks", and for each column "mean" of the normalised best values at the reported steps
       with intervals, "by_task" and "curve"; "comparisons" of `study.compared` with each other column. "chosen"
-      settings with the scores of all. "live", see `_live`.
+      settings with the scores of all. "live", see `_results_of_live`.
     """
+    study, optimizer, cells = plan.study, plan.optimizer, plan.reported
+    groups = {group: [cell for cell in cells if cell.group == group] for group in study.tasks}
     return {
-        "study": study.model_dump(mode="json"),
         "learned": [optimizer[0]] if optimizer else [],
         "sha256": {optimizer[0]: optimizer[1].sha256} if optimizer else {},
-        "chosen": chosen,
-        "groups": {group: _group(study, [c for c in cells if c.group == group], made[group]) for group in study.tasks},
-        "live": _live(study, live) if study.live else None,
+        "chosen": {column.name: _chosen_setting(column, found) for column in plan.columns},
+        "groups": {group: _results_of_group(study, some, found.runs[group]) for group, some in groups.items()},
+        "live": _results_of_live(study, found.live) if study.live else None,
     }
 
 
-def _group(study: Tuning, cells: list[Cell], made: dict[str, dict[str, dict[str, np.ndarray]]]) -> dict[str, Any]:
+def _chosen_setting(column: Column, found: Found) -> dict[str, Any]:
+    scores = zip(column.settings, found.scores[column.name], strict=False)
+    return {
+        "settings": found.best[column.name].choice,
+        "scores": [{"settings": setting.choice, "score": score} for setting, score in scores],
+    }
+
+
+def _results_of_group(study: Tuning, cells: list[Cell], made: dict[str, dict[str, Arrays]]) -> dict[str, Any]:
     values = {name: by_task(cells, [made[cell.name][name]["y"] for cell in cells]) for name in study.columns}
     ours, steps = values[study.compared], study.steps
     return {
@@ -106,7 +83,7 @@ def _group(study: Tuning, cells: list[Cell], made: dict[str, dict[str, dict[str,
     }
 
 
-def _live(study: Tuning, found: list[Found]) -> dict[str, Any]:
+def _results_of_live(study: Tuning, found: list[Tried]) -> dict[str, Any]:
     """What tables say of the settings found in them, and what they are really worth.
 
     Returns:
@@ -123,7 +100,7 @@ def _live(study: Tuning, found: list[Found]) -> dict[str, Any]:
         row = tasks.setdefault(
             cell.name, {"metric": about["metric"], "goal": about["goal"], "best": sign * cell.least, "columns": {}}
         )
-        row["columns"][column] = {name: v if np.isfinite(v) else None for name, v in (("table", table), ("live", live))}
+        row["columns"][column] = dict(zip(("table", "live"), statistics.as_json([table, live]), strict=True))
         both = np.array([table, live]) * sign - cell.least
         share = both / (cell.median - cell.least) if cell.median > cell.least else np.where(both > 0, 1.0, 0.0)
         scaled[column].append(tuple(np.where(np.isfinite(share), np.minimum(share, 1.0), 1.0).tolist()))

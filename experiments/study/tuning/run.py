@@ -4,110 +4,138 @@ Every column runs on the same tasks from the same seeds. Where it has several se
 reported, and no reported task has a say in that.
 """
 
-import json
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.progress import Say, pieces
-from experiments.study.imitation.run import in_batches
-from experiments.study.pieces import arrays_of, begin, save
-from experiments.study.tuning import report as report_tuning
-from experiments.study.tuning.columns import Arrays, Run, Setting, columns, trained
+from experiments.study.pieces import Arrays, Pieces, in_batches
+from experiments.study.tuning.columns import Column, Run, Setting, columns, trained
 from experiments.study.tuning.config import TUNE, Tuning
-from experiments.study.tuning.live import Found, checked, fitted
-from experiments.study.tuning.results import score, summary
+from experiments.study.tuning.live import Tried, checked, fitted
+from experiments.study.tuning.score import score
 from experiments.study.tuning.tasks import Cell, cells
-from l2o.files import write_whole
+from l2o.loaded import Loaded
 
 
-def run(study: Tuning, out: Path, say: Say = print, resume: bool = False) -> dict[str, Any]:
-    """Run a study into a directory: cells/*/*/*.npz, results.json, curves.png, report.html, config.toml.
+class Plan(NamedTuple):
+    """What is going to be run.
 
-    Returns:
-      The contents of results.json, see `experiments.study.tuning.results.summary`.
+    Attributes:
+      study: what was asked for.
+      optimizer: the OptFormer with its name, if there is one.
+      columns: the methods.
+      cells: all tasks.
+      live: those on which settings are tried for real.
+    """
+
+    study: Tuning
+    optimizer: tuple[str, Loaded] | None
+    columns: list[Column]
+    cells: list[Cell]
+    live: list[Cell]
+
+    @property
+    def tuned_on(self) -> list[Cell]:
+        """The tasks that settings are chosen on."""
+        return [cell for cell in self.cells if cell.group == TUNE]
+
+    @property
+    def reported(self) -> list[Cell]:
+        """The other tasks."""
+        return reported_of(self.cells)
+
+    @property
+    def several(self) -> list[Column]:
+        """The columns whose settings are chosen."""
+        return [column for column in self.columns if len(column.settings) > 1]
+
+    @property
+    def opening(self) -> str:
+        """How much it is."""
+        return (
+            f"{len(self.reported)} tasks, {len(self.columns)} columns, up to {self.study.runs} runs of"
+            f" {self.study.trials} trials each; settings of {len(self.several)} columns are chosen on"
+            f" {len(self.tuned_on)} other tasks"
+        )
+
+    @property
+    def pieces(self) -> int:
+        """One for each setting on each task to tune on, each column on each other one, and each real fit."""
+        settings = len(self.tuned_on) * sum(len(column.settings) for column in self.several)
+        live = len(self.live) * len(self.study.live.columns if self.study.live else ())
+        return settings + len(self.columns) * len(self.reported) + live
+
+
+class Found(NamedTuple):
+    """What was found.
+
+    Attributes:
+      runs: "x" and "y" by group, task and column.
+      best: the setting of each column, by name.
+      scores: of all its settings; none where there is one alone.
+      live: settings that were tried for real.
+    """
+
+    runs: dict[str, dict[str, dict[str, Arrays]]]
+    best: dict[str, Setting]
+    scores: dict[str, list[float]]
+    live: list[Tried]
+
+
+def plan(study: Tuning) -> Plan:
+    """What a study is going to run.
 
     Raises:
-      UserError: the directory is in use or holds another study, or the optimizer does not exist or does not fit.
+      UserError: the optimizer or a task does not exist or does not fit.
     """
     optimizer = trained(study)
-    found = columns(study, optimizer and optimizer[1])
-    every = cells(study)
-    tuning = [cell for cell in every if cell.group == TUNE]
-    reported = [cell for cell in every if cell.group != TUNE]
-    live = checked(study, reported)
-    folder = begin(study, out, resume)
-    several = [column for column in found if len(column.settings) > 1]
-    total = len(tuning) * sum(len(column.settings) for column in several)
-    total += len(found) * len(reported) + len(live) * len(study.live.columns if study.live else ())
-    say(
-        f"{len(reported)} tasks, {len(found)} columns, up to {study.runs} runs of {study.trials} trials each;"
-        f" settings of {len(several)} columns are chosen on {len(tuning)} other tasks"
-    )
-    took, chosen = 0.0, {}
-    best: dict[str, Setting] = {}
-    made: dict[str, dict[str, dict[str, Arrays]]] = {}  # by group, task and column
-    with pieces(total, say) as done:
+    found, every = columns(study, optimizer and optimizer[1]), cells(study)
+    return Plan(study, optimizer, found, every, checked(study, reported_of(every)))
 
-        def piece(path: Path, what: str, program: Callable[[], Arrays]) -> Arrays:
-            nonlocal took
-            if not path.is_file():
-                start = time.perf_counter()
-                arrays = program()
-                save(path, **arrays, took=np.array(time.perf_counter() - start))
-            arrays = arrays_of(path)
-            took += float(arrays.pop("took"))
-            done(what)
-            return arrays
 
-        def runs(name: str, setting: Setting, program: Run, some: list[Cell], count: int, width: int) -> list[Arrays]:
-            """What a setting does on some tasks; those that are one program follow each other."""
-            arrays: dict[int, Arrays] = {}
-            for i in sorted(range(len(some)), key=lambda i: some[i].dimension):
-                cell = some[i]
-                path = folder / cell.group / cell.name / f"{name}-{setting.identity}.npz"
+def reported_of(every: list[Cell]) -> list[Cell]:
+    """The tasks that are not for choosing settings."""
+    return [cell for cell in every if cell.group != TUNE]
 
-                def batches(cell=cell) -> Arrays:
-                    return in_batches(lambda seeds: program(cell, seeds), cell.seeds[:count], width)
 
-                arrays[i] = piece(path, f"{name} on {cell.name}", batches)
-            return [arrays[i] for i in range(len(some))]
+def run(plan: Plan, pieces: Pieces) -> Found:
+    """Choose the settings of all columns, run them, and try what some found."""
+    study, found = plan.study, Found({}, {}, {}, [])
 
-        for column in found:
-            programs = [setting.make(every) for setting in column.settings]
-            number, width, scores = 0, min(study.batch, column.runs), []
-            if column in several and study.tune:
-                width = min(width, study.tune.runs)  # one shape, one program
-                for setting, program in zip(column.settings, programs, strict=True):
-                    values = runs(column.name, setting, program, tuning, study.tune.runs, width)
-                    scores.append(score(study, tuning, [arrays["y"] for arrays in values]))
-                number = int(np.argmin(scores))
-            best[column.name] = column.settings[number]
-            chosen[column.name] = {
-                "settings": best[column.name].choice,
-                "scores": [
-                    {"settings": setting.choice, "score": value}
-                    for setting, value in zip(column.settings, scores, strict=False)
-                ],
-            }
-            values = runs(column.name, best[column.name], programs[number], reported, column.runs, width)
-            for cell, arrays in zip(reported, values, strict=True):
-                made.setdefault(cell.group, {}).setdefault(cell.name, {})[column.name] = arrays
-            del programs
-            jax.clear_caches()  # those of other columns are not needed again
-        seen: list[Found] = []
-        for cell in live:
-            for name in study.live.columns if study.live else ():
-                path = folder / cell.group / cell.name / f"{name}-{best[name].identity}-live.npz"
-                one = made[cell.group][cell.name][name]
-                worth = piece(path, f"{name} live on {cell.name}", lambda c=cell, a=one: fitted(study, c, a))
-                seen.append(Found(cell, name, worth))
-    results = summary(study, reported, made, chosen, seen, optimizer)
-    results["seconds"] = round(took, 1)
-    write_whole(out / "results.json", json.dumps(results) + "\n")
-    report_tuning.write(out, results)
-    return results
+    def runs(name: str, setting: Setting, program: Run, some: list[Cell], count: int, width: int) -> list[Arrays]:
+        """What a setting does on some tasks; those that are one program follow each other."""
+        arrays: dict[int, Arrays] = {}
+        for i in sorted(range(len(some)), key=lambda i: some[i].dimension):
+            cell = some[i]
+            batches = partial(in_batches, partial(program, cell), cell.seeds[:count], width)
+            arrays[i] = pieces(_file_of_runs(cell, name, setting), f"{name} on {cell.name}", batches)
+        return [arrays[i] for i in range(len(some))]
+
+    for column in plan.columns:
+        programs = [setting.make(plan.cells) for setting in column.settings]
+        number, width, scores = 0, min(study.batch, column.runs), []
+        if column in plan.several and study.tune:
+            width = min(width, study.tune.runs)  # one shape, one program
+            for setting, program in zip(column.settings, programs, strict=True):
+                values = runs(column.name, setting, program, plan.tuned_on, study.tune.runs, width)
+                scores.append(score(study, plan.tuned_on, [arrays["y"] for arrays in values]))
+            number = int(np.argmin(scores))
+        setting = column.settings[number]
+        found.best[column.name], found.scores[column.name] = setting, scores
+        values = runs(column.name, setting, programs[number], plan.reported, column.runs, width)
+        for cell, arrays in zip(plan.reported, values, strict=True):
+            found.runs.setdefault(cell.group, {}).setdefault(cell.name, {})[column.name] = arrays
+        del programs
+        jax.clear_caches()  # those of other columns are not needed again
+    for cell in plan.live:
+        for name in study.live.columns if study.live else ():
+            fit = partial(fitted, study, cell, found.runs[cell.group][cell.name][name])
+            path = f"{_file_of_runs(cell, name, found.best[name])}-live"
+            found.live.append(Tried(cell, name, pieces(path, f"{name} live on {cell.name}", fit)))
+    return found
+
+
+def _file_of_runs(cell: Cell, name: str, setting: Setting) -> str:
+    return f"cells/{cell.group}/{cell.name}/{name}-{setting.identity}"

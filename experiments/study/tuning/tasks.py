@@ -73,7 +73,7 @@ def cells(study: Tuning) -> list[Cell]:
       UserError: a family without such tasks, or with more parameters than an OptFormer reads, or settings are to be
         chosen on a task that is reported.
     """
-    drawn = {group: _drawn(study, group, which) for group, which in _groups(study).items()}
+    drawn = {group: _tasks_of_group(study, group, which) for group, which in _groups_by_name(study).items()}
     every = [task for tasks in drawn.values() for task in tasks]
     both = {name for name, *_ in drawn.get(TUNE, [])} & {
         name for group, tasks in drawn.items() if group != TUNE for name, *_ in tasks
@@ -84,9 +84,9 @@ def cells(study: Tuning) -> list[Cell]:
     for group, tasks in drawn.items():
         runs = study.tune.runs if group == TUNE and study.tune else study.runs
         for name, family, params in tasks:
-            single = Fixed(_alike(family, [other for _, other, _ in every]), params)
-            words = _words(study, name, 1 + runs)
-            least, median = map(float, _scale(single, words[0]))
+            single = Fixed(_in_data_alone(family, [other for _, other, _ in every]), params)
+            words = _seeds_of_task(study, name, 1 + runs)
+            least, median = map(float, _least_and_median(single, words[0]))
             about = getattr(family, "about", None)
             which = family.name if isinstance(family, HPO) else None
             dimension = params.u.shape[1] if isinstance(family, HPO) else family.dimension
@@ -115,11 +115,11 @@ def prompts(some: Sequence[Cell], algorithm: str) -> dict[tuple[str, str], Promp
     return found
 
 
-def _groups(study: Tuning) -> dict[str, Group]:
+def _groups_by_name(study: Tuning) -> dict[str, Group]:
     return {**({TUNE: study.tune} if study.tune else {}), **study.tasks}
 
 
-def _drawn(study: Tuning, name: str, group: Group) -> list[tuple[str, Any, Any]]:
+def _tasks_of_group(study: Tuning, name: str, group: Group) -> list[tuple[str, Any, Any]]:
     """Name, family and parameters of each task of a group."""
     if isinstance(group.task, HPOConfig):
         split: Split = "train" if name == TUNE else "test"
@@ -137,21 +137,21 @@ def _drawn(study: Tuning, name: str, group: Group) -> list[tuple[str, Any, Any]]
             raise UserError(f"tune.tasks: found {group.tasks}, expected at most {len(named)}, which there are")
         rows = np.random.default_rng(study.seed).permutation(len(named))[: group.tasks]
         named = [named[row] for row in sorted(rows)]
-    return [(title, family, _sample(family, _words(study, title, 1)[0])) for title, family in named]
+    return [(title, family, _sampled_params(family, _seeds_of_task(study, title, 1)[0])) for title, family in named]
 
 
-def _words(study: Tuning, name: str, count: int) -> np.ndarray:
+def _seeds_of_task(study: Tuning, name: str, count: int) -> np.ndarray:
     """Seeds that belong to a task."""
     return np.random.SeedSequence(study.seed, spawn_key=(zlib.crc32(name.encode()),)).generate_state(count)
 
 
 @jax.jit
-def _sample(family: TaskFamily, seed: jax.Array) -> Any:
+def _sampled_params(family: TaskFamily, seed: jax.Array) -> Any:
     return family.sample(jax.random.key(seed))
 
 
 @jax.jit
-def _scale(family: Fixed, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _least_and_median(family: Fixed, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The least value of a task and its median one."""
     task = family.task(family.params)
     if "median" in task.info:
@@ -161,7 +161,7 @@ def _scale(family: Fixed, seed: jax.Array) -> tuple[jax.Array, jax.Array]:
     return task.info["f_opt"], jnp.nanmedian(task.evaluate(evaluate_key, points).value)
 
 
-def _alike(family: TaskFamily, others: list[TaskFamily]) -> TaskFamily:
+def _in_data_alone(family: TaskFamily, others: list[TaskFamily]) -> TaskFamily:
     """The family, so that it differs from the others in data alone, if its tasks' parameters do.
 
     What it draws may be different then, but not the task of given parameters.
@@ -169,13 +169,13 @@ def _alike(family: TaskFamily, others: list[TaskFamily]) -> TaskFamily:
     if isinstance(family, HPO):
         return replace(family, config=HPOConfig())
     assert isinstance(family, BBOBMixed)
-    name, peaks = family.functions[int(family.index)], _peaks(family)
-    known = [other for other in others if isinstance(other, BBOBMixed) and _peaks(other) == peaks]
+    name, peaks = family.functions[int(family.index)], _peaks_of_functions(family)
+    known = [other for other in others if isinstance(other, BBOBMixed) and _peaks_of_functions(other) == peaks]
     functions: Any = tuple(sorted({function for other in known for function in other.functions}))
     config = BBOBMixedConfig(functions=functions, noises=family.config.noises, scale=family.config.scale)
     return replace(family, config=config, functions=functions, index=np.int32(functions.index(name)))
 
 
-def _peaks(family: BBOBMixed) -> int:
+def _peaks_of_functions(family: BBOBMixed) -> int:
     """Of the functions that have some, how many: a shape of an instance."""
     return max(FUNCTIONS[name].peaks for name in family.functions)

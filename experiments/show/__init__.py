@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,19 +9,17 @@ import jax
 
 import l2o
 import tasks
-from experiments import page as report
 from experiments.data import Data, summary
 from experiments.progress import aligned, duration
-from experiments.ship import results_of, scores
-from experiments.study.base import STUDIES, Experiment, Study, load_study
+from experiments.run import Experiment
+from experiments.show import log
+from experiments.show.log import shown, table_of
+from experiments.study import StudyConfig, provenance, results_of, text
 from l2o.baselines.optax import TunedConfig
 from l2o.errors import UserError
 from l2o.files import exists
-from l2o.host.searchlog import SearchLog
-from l2o.host.studylog import StudyLog
 from l2o.loaded import ZOO
 from l2o.registry import kinds
-from l2o.space.parameter import plain_category
 from meta.curriculum import HorizonConfig
 from meta.estimator import EstimatorConfig
 from meta.learner.base import LearnerConfig
@@ -89,8 +86,8 @@ def listing() -> dict[str, list[Document]]:
         "sources": _room(SourceConfig),
         "configs": [{"name": name, "description": Experiment.load(name).description} for name in Experiment.names()],
         "studies": [
-            {"name": name, "description": study.description, "kind": None if isinstance(study, Study) else study.kind}
-            for name, study in ((name, load_study(name)) for name in Study.names())
+            {"name": name, "description": study.description, "kind": study.kind}
+            for name, study in ((name, StudyConfig.load(name)) for name in StudyConfig.names())
         ],
         "recordings": [{"name": name, "description": Data.load(name).description} for name in Data.names()],
     }  # fmt: skip
@@ -129,12 +126,12 @@ def kind_of(directory: Path) -> str:
       UserError: none of them, or its config cannot be read.
     """
     config = directory / "config.toml"
-    found = Study.read(config)[0] if exists(config) else {}
+    found = StudyConfig.read(config)[0] if exists(config) else {}
     if "meta" in found:
         return "finetune" if exists(directory / "data" / MANIFEST) else "train"
     if "source" in found:
         return "data"
-    if found.get("kind") in list(STUDIES) or {"task", "horizon", "runs"} <= found.keys():
+    if found.get("kind") in kinds(StudyConfig) or {"task", "horizon", "runs"} <= found.keys():
         return "study"
     raise UserError(
         f"{directory} holds nothing that l2o wrote, expected a directory of l2o train, finetune, study or data"
@@ -151,7 +148,7 @@ def describe(name: str) -> Document:
     if name in l2o.names() or not exists(path):
         return _optimizer(name, ZOO / name)
     if path.is_file():
-        return _log(path)
+        return log.read(path)
     if exists(path / "optimizer.json"):
         return _optimizer(name, path)
     command = kind_of(path)
@@ -163,14 +160,14 @@ def describe(name: str) -> Document:
             "manifest": manifest and manifest.model_dump(mode="json"),
         }  # fmt: skip
     if command == "study":
-        study = load_study(path / "config.toml")
+        study = StudyConfig.load(path / "config.toml")
         found: Document = {
-            "what": "study", "directory": name, "kind": None if isinstance(study, Study) else study.kind,
+            "what": "study", "directory": name, "kind": study.kind,
             "description": study.description, "finished": exists(path / "results.json"),
         }  # fmt: skip
         if found["finished"]:
             results = results_of(path)
-            found |= {"scores": scores(results), "report": study_lines(results)}
+            found |= {"scores": provenance(results), "report": text(results).splitlines()}
         return found
     experiment = Experiment.load(path / "config.toml")
     return {
@@ -184,7 +181,7 @@ def lines_of(document: Document) -> list[str]:
     if document["what"] == "optimizer":
         return _optimizer_lines(document)
     if document["what"] == "log":
-        return _log_lines(document)
+        return log.lines_of(document)
     where, description = document["directory"], document["description"]
     kind = f" of kind {document['kind']}" if document.get("kind") else ""
     lines = [f"{where}: a {document['what']}{kind}"]
@@ -245,7 +242,7 @@ def usage(name: str, loaded: l2o.Loaded) -> list[str]:
 def _optimizer_lines(document: Document) -> list[str]:
     made, held_out = document["training"], document["held_out"]
     size = document["state_bytes_per_parameter"]
-    config = ", ".join(f"{name} = {_cell(value)}" for name, value in document["config"].items() if name != "kind")
+    config = ", ".join(f"{name} = {shown(value)}" for name, value in document["config"].items() if name != "kind")
     lines = [f"{document['name']}: {document['description']}".rstrip(": ")]
     lines += _facts(
         {
@@ -281,7 +278,7 @@ def _optimizer_lines(document: Document) -> list[str]:
         lines.append(f"held-out scores: {study.get('description', '')}{runs}")
         for title, rows in held_out.get("tables", {"": held_out.get("table", [])}).items():
             lines += [f"  {title}:"] if title else []
-            lines += [f"  {line}" for line in _rows(rows)]
+            lines += [f"  {line}" for line in table_of(rows)]
     else:
         lines.append(f"held-out scores: none; measure it with: l2o study STUDY --optimizer {document['name']}")
     return [*lines, "use it", *(f"  {line}" for line in document["use"])]
@@ -291,132 +288,3 @@ def _facts(facts: Document) -> list[str]:
     known = {name: str(value) for name, value in facts.items() if value not in (None, "")}
     width = max((len(name) for name in known), default=0)
     return [f"  {name:<{width}}  {value}" for name, value in known.items()]
-
-
-def _rows(rows: list[Document]) -> list[str]:
-    header = list(dict.fromkeys(name for row in rows for name in row))
-    return aligned(header, [[_cell(row.get(name)) for name in header] for row in rows]) if rows else []
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def study_lines(results: Document) -> list[str]:
-    """The report of a study as text: its tables, what they mean, and who wins."""
-    from experiments.study.blackbox import report as blackbox
-    from experiments.study.imitation import report as imitation
-    from experiments.study.population import report as population
-    from experiments.study.prediction import report as prediction
-    from experiments.study.tuning import report as tuning
-
-    kind, learned = results["study"].get("kind"), results.get("learned", [])
-
-    def titled(tables: dict[str, tuple[list[str], list[list[str]]]]) -> Iterable[str]:
-        for title, shown in tables.items():
-            yield from (f"{title}:", *aligned(*shown))
-
-    if kind == "grid":
-        return [*aligned(*report.grid_table(results)), *report.sentences(results)]
-    if kind == "blackbox":
-        said = [line for name in learned for line in blackbox.sayings(results, name)]
-        notes = [blackbox.notes(results), *blackbox.over_seeds(results)]
-        return [*aligned(*blackbox.overall(results)), *notes, *said]
-    if kind == "population":
-        return [*titled(population.tables(results)), population.notes(results)]
-    if kind == "imitation":
-        lines = []
-        for name in learned:
-            lines += [*titled({name: imitation.overall(results, name)}), *imitation.sentences(results, name)]
-        return [*lines, imitation.notes()]
-    if kind == "prediction":
-        lines = []
-        for group, name in ((group, name) for group, models in results["groups"].items() for name in models):
-            lines += titled({f"{name} on {group}": prediction.overall(results, group, name)})
-            lines += prediction.sentences(results, group, name)
-        return [*lines, prediction.notes()]
-    if kind == "tuning":
-        return [*titled(tuning.tables(results)), *tuning.sayings(results)]
-    said = [line for name in learned for line in report.verdicts(results, name)]
-    return [*aligned(*report.summary(results)), report.notes(results), *said]
-
-
-def _log(path: Path) -> Document:
-    """The trials of a log that `l2o.Study` or `l2o.minimize` writes; a line that a kill tore is left out."""
-    try:
-        lines = path.read_bytes().splitlines(keepends=True)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    header, *events = [_parsed(line) for line in lines] or [None]
-    formats = {cls.FORMAT: cls for cls in (StudyLog, SearchLog)}
-    if header is None or header.get("format") not in list(formats):
-        raise UserError(f"{path} is no log, expected one that l2o.Study or l2o.minimize wrote, or a directory")
-    if header.get("version") != (known := formats[header["format"]].VERSION):
-        raise UserError(f"{path} has format version {header.get('version')}; this l2o reads version {known}")
-    if events and events[-1] is None:
-        events.pop()
-    trials: dict[int, Document] = {}
-    for number, event in enumerate(events, start=2):
-        try:
-            _happened(trials, event)
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}, line {number} is damaged, expected what a trial was asked or told") from None
-    about = {name: value for name, value in header.items() if name not in ("format", "version")}
-    return {"what": "log", "file": str(path), "of": header["format"].removeprefix("l2o-"), "about": about,
-            "trials": [trials[number] for number in sorted(trials)]}  # fmt: skip
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and line.endswith(b"\n") else None
-
-
-def _happened(trials: dict[int, Document], event: Document) -> None:
-    if "told" in event:
-        trials[event["told"]] |= {
-            "value": event["value"], "error": event.get("error"), "seconds": event.get("seconds"),
-            "state": "done" if event["value"] is not None else "failed",
-        }  # fmt: skip
-        return
-    added = "added" in event
-    first = event["added"] if added else event["asked"]
-    if "x" in event:
-        some = [{f"x[{i}]": value for i, value in enumerate(event["x"])}]
-    else:
-        some = [event["parameters"]] if added else event["parameters"]
-    for number, parameters in enumerate(some, start=first):
-        value = event.get("value")
-        trials[number] = {
-            "number": number, "parameters": dict(parameters), "value": value, "error": event.get("error"),
-            "seconds": event.get("seconds"), "origin": "known" if added else "guess" if event.get("guess") else "asked",
-            "state": "open" if not added else "done" if value is not None else "failed",
-        }  # fmt: skip
-
-
-def _log_lines(document: Document) -> list[str]:
-    about, trials = document["about"], document["trials"]
-    goal, metric = about.get("goal", "minimize"), about.get("metric") or "value"
-    named = f" {about['name']!r}" if about.get("name") else ""
-    budget = f", budget {about['budget']}" if about.get("budget") else ""
-    lines = [f"{document['file']}: a {document['of']}{named}, {goal} {metric}",
-             f"optimizer {about.get('optimizer')}, seed {about.get('seed')}{budget}, {len(trials)} trials"]  # fmt: skip
-    rows = []
-    for trial in trials:
-        parameters = {name: _cell(plain_category(value)) for name, value in trial["parameters"].items()}
-        seconds = {"seconds": trial["seconds"]} if any(each["seconds"] is not None for each in trials) else {}
-        state = f"failed: {trial['error']}" if trial["state"] == "failed" else trial["state"]
-        rows.append(
-            {"trial": trial["number"], **parameters, metric: trial["value"], **seconds, "from": trial["origin"],
-             "state": state}
-        )  # fmt: skip
-    lines += _rows(rows)
-    done = [trial for trial in trials if trial["state"] == "done"]
-    if done:
-        best = (max if goal == "maximize" else min)(done, key=lambda trial: trial["value"])
-        lines.append(f"best: {metric} {_cell(best['value'])} of trial {best['number']}")
-    return lines
