@@ -32,6 +32,7 @@ log_every = 20
 validate_every = 300
 checkpoint_every = 100
 validation_tasks = 4
+devices = 1
 
 [meta.estimator]
 kind = "backprop"
@@ -84,7 +85,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    """The uninterrupted run, in this process; `meta.devices` is 1 in all of them."""
+    """The uninterrupted run, in this process, which has other devices, of which only one is used."""
     with jax.numpy_rank_promotion("raise"):
         Experiment.load(folder / "long.toml").train(folder / "whole", quiet=True)
     return folder / "whole"
