@@ -29,8 +29,8 @@ class Column(NamedTuple):
       learned: whether it was meta-trained.
       sha256: checksum of a learned optimizer's theta.
       gradients: whether it reads gradients.
-      identity: a short name of a learned optimizer's architecture and theta, or of a baseline asked for by name;
-        empty for those that the study configures.
+      identity: a short name of a learned optimizer's architecture and theta, or of a baseline that is asked for by
+        name; empty for those that the study configures.
     """
 
     name: str

@@ -11,7 +11,8 @@ import l2o
 from experiments import cli as module
 from experiments import ship
 from experiments.data import Data
-from experiments.study.base import Experiment, load_study
+from experiments.run import Experiment
+from experiments.study import StudyConfig
 from l2o import artifact
 from meta.recordings.trajectories import read_manifest
 
@@ -53,7 +54,7 @@ def test_a_recording_goes_on(tmp_path, cli):
 
 def test_a_study_goes_on(tmp_path, cli):
     (tmp_path / "mine.toml").write_text(tomli_w.dumps(BLACKBOX))
-    out = begun(tmp_path / "s", load_study(tmp_path / "mine.toml").toml())
+    out = begun(tmp_path / "s", StudyConfig.load(tmp_path / "mine.toml").toml())
     found = cli("resume", out)
     assert found.code == 0 and f"report: {out / 'report.html'}" in found.out, found
     assert (out / "results.json").is_file()

@@ -9,7 +9,7 @@ import time
 import jax
 import pytest
 
-from experiments.study.base import Experiment
+from experiments.run import Experiment
 
 # Seventy-five rows and fifteen checkpoints: training goes on for seconds after the first row, so that kills land in it.
 LONG = """\

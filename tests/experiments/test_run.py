@@ -14,8 +14,8 @@ import optax
 import pytest
 
 import l2o
+from experiments import training_report
 from experiments.directory import claim, fresh_directory
-from experiments.page import training
 from experiments.run import Experiment, train
 from l2o.errors import UserError
 from l2o.files import write_whole
@@ -231,5 +231,5 @@ def test_a_report_of_a_training_whose_validation_diverged(tmp_path, trained):
     lost = [{**row, "meta_loss": None, "validation": None, "validation_final": None} for row in rows]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lost))
     experiment = Experiment.load(trained / "config.toml")
-    training(tmp_path, experiment, TrainingResult({}, 6, math.inf, 0, 0, 1.0, True))
+    training_report.write(tmp_path, experiment, TrainingResult({}, 6, math.inf, 0, 0, 1.0, True))
     assert "diverged" in (tmp_path / "report.html").read_text(encoding="utf-8")
