@@ -93,10 +93,8 @@ class Policy:
       UserError: it is of another kind.
 
     >>> import l2o
-    >>> from l2o.host.policy import Policy
-    >>> from l2o.record import Record
     >>> space = l2o.SearchSpace.from_dict({"lr": (0.0, 1.0), "optimizer": ["sgd", "adam"]})
-    >>> Policy(l2o.load("optformer")).suggest(Record(space), seed=0)[0].keys()
+    >>> l2o.Policy(l2o.load("optformer")).suggest(l2o.Record(space), seed=0)[0].keys()
     dict_keys(['lr', 'optimizer'])
     """
 

@@ -140,7 +140,7 @@ def test_earlier_studies_may_have_their_parameters_in_another_order(ranking):
     other = [trial._replace(parameters=dict(reversed(trial.parameters.items()))) for trial in trials(4)]
     record = Record(SPACE, trials=trials(2, seed=1))
     a, b = Record(SPACE, trials=trials(4)), Record(turned, trials=other)
-    assert ranking._before(record, [b]) == ranking._before(record, [a])
+    assert ranking._earlier_rows(record, [b]) == ranking._earlier_rows(record, [a])
 
 
 @pytest.mark.parametrize("values", [[1e300, 1.0, 2.0, 4.0], [-1e300, 1e300, 0.0, 1.0], [3.0, 3.0, 3.0, 3.0]])
