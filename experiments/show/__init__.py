@@ -15,7 +15,6 @@ from experiments.run import Experiment
 from experiments.show import log
 from experiments.show.log import shown, table_of
 from experiments.study import StudyConfig, provenance, results_of, text
-from l2o.baselines.optax import TunedConfig
 from l2o.errors import UserError
 from l2o.files import exists
 from l2o.loaded import ZOO
@@ -61,7 +60,7 @@ def strict_json(document: Any) -> str:
 def listing() -> dict[str, list[Document]]:
     """Everything that has a name, in groups."""
     baselines = l2o.kinds(l2o.BaselineConfig)
-    built = {name: cast(Any, cls)().build(1.0) for name, cls in baselines.items() if issubclass(cls, TunedConfig)}
+    built = {name: cast(Any, cls)().build(1.0) for name, cls in baselines.items() if cls.tuned}
     return {
         "shipped_optimizers": [
             {
@@ -131,7 +130,7 @@ def kind_of(directory: Path) -> str:
         return "finetune" if exists(directory / "data" / MANIFEST) else "train"
     if "source" in found:
         return "data"
-    if found.get("kind") in kinds(StudyConfig) or {"task", "horizon", "runs"} <= found.keys():
+    if found.get("kind") in list(kinds(StudyConfig)) or {"task", "horizon", "runs"} <= found.keys():
         return "study"
     raise UserError(
         f"{directory} holds nothing that l2o wrote, expected a directory of l2o train, finetune, study or data"

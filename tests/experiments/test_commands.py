@@ -13,7 +13,7 @@ from experiments import ship
 from experiments.data import Data
 from experiments.run import Experiment
 from experiments.study import StudyConfig
-from l2o import artifact
+from l2o import loaded
 from meta.recordings.trajectories import read_manifest
 
 COMMANDS = ("train", "study", "data", "finetune", "resume", "show", "list", "ship", "doctor", "bench")
@@ -97,7 +97,7 @@ def test_resume_of_what_was_never_begun(tmp_path, cli):
 
 @pytest.fixture
 def zoo(tmp_path, monkeypatch):
-    monkeypatch.setattr(artifact, "ZOO", tmp_path / "zoo")
+    monkeypatch.setattr(loaded, "ZOO", tmp_path / "zoo")
     monkeypatch.setattr(ship, "ZOO", tmp_path / "zoo")
     return tmp_path / "zoo"
 

@@ -49,6 +49,6 @@ def test_what_is_required_may_not(cli, monkeypatch, module):
 def test_a_damaged_installation(cli, monkeypatch, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "optimizer.json").write_text("{}")
-    monkeypatch.setattr("l2o.artifact.ZOO", tmp_path)
+    monkeypatch.setattr("l2o.loaded.ZOO", tmp_path)
     found = cli("doctor")
     assert found.code == 1 and "broken: a shipped optimizer is damaged (" in found.out

@@ -32,7 +32,7 @@ def test_list_as_json_has_what_the_lines_have(cli, document):
     assert list(groups) == list(show.TITLES)
     assert [entry["name"] for entry in groups["shipped_optimizers"]] == l2o.names()
     assert {entry["name"]: entry["state_bytes_per_parameter"] for entry in groups["baselines"]}["adam"] == 8
-    assert {entry["name"]: entry["kind"] for entry in groups["studies"]}["digits"] is None
+    assert {entry["name"]: entry["kind"] for entry in groups["studies"]}["digits"] == "curves"
     assert cli("list").out.splitlines() == show.listing_lines(groups)
 
 
@@ -89,9 +89,9 @@ def test_a_study(tmp_path, trained, cli, document):
     (tmp_path / "mine.toml").write_text(tomli_w.dumps(study | {"baselines": [{"kind": "sgd", "learning_rate": 0.1}]}))
     printed = cli("study", tmp_path / "mine.toml", "--optimizer", trained, "--out", tmp_path / "s")
     assert printed.code == 0 and "ran sgd" in printed.progress and "ran sgd" not in printed.out
-    assert cli("show", tmp_path / "s").out.splitlines() == [f"{tmp_path}/s: a study", *printed.out.splitlines()]
+    assert cli("show", tmp_path / "s").out.splitlines() == [f"{tmp_path}/s: a study of kind curves", *printed.out.splitlines()]
     found = document("show", tmp_path / "s")
-    assert [row["optimizer"] for row in found["scores"]["table"]] == [trained.name, "sgd"]
+    assert [row["optimizer"] for row in next(iter(found["scores"]["tables"].values()))] == [trained.name, "sgd"]
     (tmp_path / "s" / "results.json").write_text("[]")
     assert "results.json is damaged" in cli("show", tmp_path / "s").sentence
     (tmp_path / "s" / "results.json").unlink()

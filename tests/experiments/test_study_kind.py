@@ -60,8 +60,9 @@ def test_a_persons_own_kind_comes_by_import(module, cli):
     found = cli("study", "mine.toml", "--import", "points", "--out", "out")
     assert found.code == 0, found
     lines = found.out.splitlines()
-    assert lines[0] == "9 points on 2 tasks" and lines[1].startswith("2/2 | two | ")
-    assert lines[2] == "Lowest values:" and lines[3].split() == ["task", "value"]
+    told = found.err.splitlines()
+    assert told[0] == "9 points on 2 tasks" and told[1].startswith("2/2 | two | ")
+    assert lines[0] == "Lowest values:" and lines[1].split() == ["task", "value"]
     assert lines[-2:] == ["Lower is better.", f"report: {Path('out') / 'report.html'}"]
     assert [path.name for path in sorted(Path("out").iterdir())] == [
         "cells",
