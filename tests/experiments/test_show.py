@@ -89,7 +89,10 @@ def test_a_study(tmp_path, trained, cli, document):
     (tmp_path / "mine.toml").write_text(tomli_w.dumps(study | {"baselines": [{"kind": "sgd", "learning_rate": 0.1}]}))
     printed = cli("study", tmp_path / "mine.toml", "--optimizer", trained, "--out", tmp_path / "s")
     assert printed.code == 0 and "ran sgd" in printed.progress and "ran sgd" not in printed.out
-    assert cli("show", tmp_path / "s").out.splitlines() == [f"{tmp_path}/s: a study of kind curves", *printed.out.splitlines()]
+    assert cli("show", tmp_path / "s").out.splitlines() == [
+        f"{tmp_path}/s: a study of kind curves",
+        *printed.out.splitlines(),
+    ]
     found = document("show", tmp_path / "s")
     assert [row["optimizer"] for row in next(iter(found["scores"]["tables"].values()))] == [trained.name, "sgd"]
     (tmp_path / "s" / "results.json").write_text("[]")
