@@ -11,7 +11,7 @@ import optax
 import pytest
 from typer.testing import CliRunner
 
-from experiments.bench import bias, generation, influence, meta_step, proposal, scaling, suggestion, tuners, update
+from experiments.bench import bias, influence, meta_step, scaling, update
 from experiments.bench.commands import app
 from experiments.bench.networks import mlp_rule
 from experiments.bench.timing import Timing, in_turns, ratio
@@ -34,23 +34,6 @@ def bench(tmp_path):
         return json.loads((out / f"{command}.json").read_text()), result.output, out
 
     return run
-
-
-@pytest.fixture(params=["traced", pytest.param("timed", marks=pytest.mark.slow)])
-def turns(request, monkeypatch):
-    """Contenders are traced and not compiled, which takes most of the time; when it does not matter, they are timed."""
-
-    def traced(contenders, rounds, calls=1):
-        for f, state in contenders.values():
-            if getattr(f, "plain", False):
-                f(state)
-            else:
-                assert jax.tree.map(jnp.shape, jax.eval_shape(f, state)) == jax.tree.map(jnp.shape, state)
-        return {name: Timing(0.1, np.full(rounds, 0.01), 0) for name in contenders}
-
-    if request.param == "traced":
-        for module in (generation, proposal, suggestion, tuners):
-            monkeypatch.setattr(module, "in_turns", traced)
 
 
 # timing
@@ -255,7 +238,7 @@ def test_bias_saves_means_and_errors_and_draws(bench, monkeypatch):
 # proposal
 
 
-def test_proposals_are_timed_in_both_ways_beside_gp_ei(bench, turns):
+def test_proposals_are_timed_in_both_ways_beside_gp_ei(bench):
     found, output, _ = bench("proposal")
     rows = {row["optimizer"]: row for row in found["rows"]}
     assert {"rnn, no memory", "gp_ei"} <= set(rows)
@@ -267,7 +250,7 @@ def test_proposals_are_timed_in_both_ways_beside_gp_ei(bench, turns):
 # generation
 
 
-def test_generations_are_timed_beside_evosax(bench, turns):
+def test_generations_are_timed_beside_evosax(bench):
     with jax.numpy_rank_promotion("allow"):  # evosax's algorithms do
         found, output, _ = bench("generation")
     rows = {row["strategy"]: row for row in found["rows"]}
@@ -282,7 +265,7 @@ def test_generations_are_timed_beside_evosax(bench, turns):
 # suggestion
 
 
-def test_suggestions_are_timed_with_the_cache_and_without(bench, turns):
+def test_suggestions_are_timed_with_the_cache_and_without(bench):
     found, output, _ = bench("suggestion")
     assert 1e3 < found["parameters"] < 1e5, "a small network, as it is quick"
     for row in found["rows"]:
@@ -293,7 +276,7 @@ def test_suggestions_are_timed_with_the_cache_and_without(bench, turns):
 # tuners
 
 
-def test_tuners_are_timed_side_by_side(bench, turns):
+def test_tuners_are_timed_side_by_side(bench):
     found, output, _ = bench("tuners")
     assert {"optformer, EI", "optformer, prior", "gp_ucb", "Optuna's TPE"} <= set(found["rows"])
     assert found["rows"]["optformer, EI"]["ratio"] == [1.0, 1.0, 1.0]
