@@ -250,6 +250,7 @@ def test_proposals_are_timed_in_both_ways_beside_gp_ei(bench):
 # generation
 
 
+@pytest.mark.slow
 def test_generations_are_timed_beside_evosax(bench):
     with jax.numpy_rank_promotion("allow"):  # evosax's algorithms do
         found, output, _ = bench("generation")
@@ -265,6 +266,7 @@ def test_generations_are_timed_beside_evosax(bench):
 # suggestion
 
 
+@pytest.mark.slow
 def test_suggestions_are_timed_with_the_cache_and_without(bench):
     found, output, _ = bench("suggestion")
     assert 1e3 < found["parameters"] < 1e5, "a small network, as it is quick"
@@ -276,6 +278,7 @@ def test_suggestions_are_timed_with_the_cache_and_without(bench):
 # tuners
 
 
+@pytest.mark.slow
 def test_tuners_are_timed_side_by_side(bench):
     found, output, _ = bench("tuners")
     assert {"optformer, EI", "optformer, prior", "gp_ucb", "Optuna's TPE"} <= set(found["rows"])

@@ -134,6 +134,7 @@ class SizedOptimizer:
         self.init, self.ask, self.tell, self.n = *optimizer, n
 
 
+@pytest.mark.slow
 def test_with_workers_the_runs_are_those_of_the_asynchronous_optimizer(tmp_path, fresh):
     study = made(
         optimizers=[str(fresh)], baselines={"random": {"kind": "random"}}, reference=None, workers=3,

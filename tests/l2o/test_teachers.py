@@ -409,6 +409,7 @@ def test_where_points_can_be_counted_gp_ucb_does_not_repeat_them():
     assert len(set(rows(x))) == 12
 
 
+@pytest.mark.slow
 def test_searches_that_look_at_values_beat_random_search():
     best, settings = {}, {"fit_steps": 5, "candidates": 128, "ascent_steps": 10}
     published = GPUCBConfig(max_trials=40, first="centre", initial=1, beta=3.24, **settings)

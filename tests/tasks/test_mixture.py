@@ -161,6 +161,7 @@ def test_a_training_refuses_them_too(optimizer):
         config.learner(LEARNED, MIXTURE)
 
 
+@pytest.mark.slow
 def test_training_on_four_devices_equals_one(tmp_path):
     estimator = ESConfig(unroll_length=2, sigma=0.1)
 
