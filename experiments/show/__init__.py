@@ -60,7 +60,7 @@ def strict_json(document: Any) -> str:
 def listing() -> dict[str, list[Document]]:
     """Everything that has a name, in groups."""
     baselines = l2o.kinds(l2o.BaselineConfig)
-    built = {name: cast(Any, cls)().build(1.0) for name, cls in baselines.items() if cls.tuned}
+    built = {name: cast(Any, cls)().build(1.0) for name, cls in baselines.items() if cls.tuned and cls.reads_gradients}
     return {
         "shipped_optimizers": [
             {
