@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from l2o import Evaluation, Optimizer, Problem, Space, Task, unroll
-from l2o.wrappers import asynchronous
+from l2o.wrappers.asynchronous import asynchronous
 
 ROUNDS = 40
 
