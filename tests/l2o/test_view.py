@@ -76,7 +76,7 @@ def test_a_box_is_the_unit_cube(bounds):
     u = np.random.default_rng(0).random(low.size).astype(np.float32)
     x = view.assignment(u, 0)
     assert ((low <= x) & (x <= high)).all()
-    wide = high - low > 1e-6 * np.maximum(np.abs(low), np.abs(high))  # doubles tell points of it apart
+    wide = high / 2 - low / 2 > 5e-7 * np.maximum(np.abs(low), np.abs(high))  # doubles tell points of it apart
     np.testing.assert_allclose(view.point(x)[wide], u[wide], atol=1e-6)
     np.testing.assert_array_equal(view.assignment(np.zeros_like(u), 0), low)
     np.testing.assert_array_equal(view.assignment(np.ones_like(u), 0), high)
