@@ -1,70 +1,71 @@
 """The trials in the log of a study or a search, for `l2o show`."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from experiments.progress import aligned
 from l2o.errors import UserError
-from l2o.host.log import VERSION
+from l2o.host.log import VERSION, Added, Asked, Format, events_in, parsed
+from l2o.host.loop import Trial
 from l2o.space.parameter import plain_category
 
 Document = dict[str, Any]
-FORMATS = ("l2o-study", "l2o-search")
+
+
+def _named(given: Any) -> dict[str, Any] | None:
+    return given if isinstance(given, dict) else None
+
+
+def _numbered(x: Any) -> dict[str, Any] | None:
+    return {f"x[{i}]": value for i, value in enumerate(x)} if isinstance(x, list) else None
+
+
+FORMS = {  # as any study or search has them; nothing is written
+    form.name: form
+    for form in (
+        Format("l2o-study", "study", "l2o.Study", "parameters", several=True, encode=_named, decode=_named),
+        Format("l2o-search", "search", "l2o.minimize", "x", several=False, encode=_named, decode=_numbered),
+    )
+}
 
 
 def read(path: Path) -> Document:
-    """The trials of a log that `l2o.Study` or `l2o.minimize` writes; a line that a kill tore is left out."""
+    """The trials of a log that `l2o.Study` or `l2o.minimize` writes; a line that a kill tore is left out.
+
+    Raises:
+      UserError: it is no log, or one that is damaged or of another version.
+    """
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    header, *events = [_parsed(line) for line in lines] or [None]
-    if header is None or header.get("format") not in FORMATS:
+    header = parsed(lines[0]) if lines else None
+    if header is None or header.get("format") not in list(FORMS):
         raise UserError(f"{path} is no log, expected one that l2o.Study or l2o.minimize wrote, or a directory")
     if header.get("version") != VERSION:
         raise UserError(f"{path} has format version {header.get('version')}; this l2o reads version {VERSION}")
-    if events and events[-1] is None:
-        events.pop()
-    trials: dict[int, Document] = {}
-    for number, event in enumerate(events, start=2):
-        try:
-            _happened(trials, event)
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{path}, line {number} is damaged, expected what a trial was asked or told") from None
+    if len(lines) > 1 and parsed(lines[-1]) is None:
+        lines.pop()
+    form = FORMS[header["format"]]
+    trials: list[tuple[Trial, str]] = []
+    for event in events_in(lines[1:], form, path):
+        if isinstance(event, Asked):
+            origin = "guess" if event.own else "asked"
+            trials += [(Trial(number, point), origin) for number, point in enumerate(event.points, event.number)]
+            continue
+        if isinstance(event, Added):
+            trials.append((Trial(event.number, event.point), "known"))
+        trial, _ = trials[event.number]
+        trial.value, trial.error, trial.seconds = event.value, event.error, event.seconds
     about = {name: value for name, value in header.items() if name not in ("format", "version")}
-    return {"what": "log", "file": str(path), "of": header["format"].removeprefix("l2o-"), "about": about,
-            "trials": [trials[number] for number in sorted(trials)]}  # fmt: skip
-
-
-def _parsed(line: bytes) -> Any:
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return None
-    return value if isinstance(value, dict) and line.endswith(b"\n") else None
-
-
-def _happened(trials: dict[int, Document], event: Document) -> None:
-    if "told" in event:
-        trials[event["told"]] |= {
-            "value": event["value"], "error": event.get("error"), "seconds": event.get("seconds"),
-            "state": "done" if event["value"] is not None else "failed",
-        }  # fmt: skip
-        return
-    added = "added" in event
-    first = event["added"] if added else event["asked"]
-    if "x" in event:
-        some = [{f"x[{i}]": value for i, value in enumerate(event["x"])}]
-    else:
-        some = [event["parameters"]] if added else event["parameters"]
-    for number, parameters in enumerate(some, start=first):
-        value = event.get("value")
-        trials[number] = {
-            "number": number, "parameters": dict(parameters), "value": value, "error": event.get("error"),
-            "seconds": event.get("seconds"), "origin": "known" if added else "guess" if event.get("guess") else "asked",
-            "state": "open" if not added else "done" if value is not None else "failed",
-        }  # fmt: skip
+    return {
+        "what": "log", "file": str(path), "of": form.owner, "about": about,
+        "trials": [
+            {"number": trial.number, "parameters": trial.parameters, "value": trial.value, "error": trial.error,
+             "seconds": trial.seconds, "origin": origin, "state": trial.state}
+            for trial, origin in trials
+        ],
+    }  # fmt: skip
 
 
 def lines_of(document: Document) -> list[str]:
@@ -79,15 +80,15 @@ def lines_of(document: Document) -> list[str]:
     for trial in trials:
         parameters = {name: shown(plain_category(value)) for name, value in trial["parameters"].items()}
         seconds = {"seconds": trial["seconds"]} if any(each["seconds"] is not None for each in trials) else {}
-        state = f"failed: {trial['error']}" if trial["state"] == "failed" else trial["state"]
+        state = trial["state"] if trial["error"] is None else f"{trial['state']}: {trial['error']}"
         rows.append(
             {"trial": trial["number"], **parameters, metric: trial["value"], **seconds, "from": trial["origin"],
              "state": state}
         )  # fmt: skip
     lines += table_of(rows)
-    done = [trial for trial in trials if trial["state"] == "done"]
-    if done:
-        best = (max if goal == "maximize" else min)(done, key=lambda trial: trial["value"])
+    complete = [trial for trial in trials if trial["state"] == "complete"]
+    if complete:
+        best = (max if goal == "maximize" else min)(complete, key=lambda trial: trial["value"])
         lines.append(f"best: {metric} {shown(best['value'])} of trial {best['number']}")
     return lines
 

@@ -139,20 +139,12 @@ class Log:
             keep_entry(self.path.parent)
             return []
         lines = data.splitlines(keepends=True)
-        self._compare(_parsed(lines[0]), json.loads(first))
-        found = [_parsed(line) for line in lines[1:]]
+        self._compare(parsed(lines[0]), json.loads(first))
         self._size = len(data)
-        if found and found[-1] is None:  # killed while it was written
-            self._size -= len(lines[-1])
+        if len(lines) > 1 and parsed(lines[-1]) is None:  # killed while it was written
+            self._size -= len(lines.pop())
             self._file.truncate(self._size)
-            found.pop()
-        events, pending = [], Pending()
-        for number, fields in enumerate(found, start=2):
-            event = None if fields is None else decoded(fields, self._form)
-            if event is None or not pending.follows(event):
-                raise UserError(f"{self.path}, line {number} is damaged: remove the log to begin again")
-            events.append(event)
-        return events
+        return events_in(lines[1:], self._form, self.path)
 
     def _compare(self, found: dict[str, Any] | None, expected: dict[str, Any]) -> None:
         """Refuse the first line of another run."""
@@ -275,6 +267,22 @@ def decoded(fields: dict[str, Any], form: Format) -> Event | None:
     return Added(fields["added"], point, value, error, seconds)
 
 
+def events_in(lines: Sequence[bytes], form: Format, path: Path) -> list[Event]:
+    """The events of a log, from its lines after the first one.
+
+    Raises:
+      UserError: a line is no event, or one that cannot come next.
+    """
+    events, pending = [], Pending()
+    for number, line in enumerate(lines, start=2):
+        fields = parsed(line)
+        event = None if fields is None else decoded(fields, form)
+        if event is None or not pending.follows(event):
+            raise UserError(f"{path}, line {number} is damaged: remove the log to begin again")
+        events.append(event)
+    return events
+
+
 def is_number(value: Any) -> bool:
     """Whether a value from JSON is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
@@ -285,7 +293,8 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def parsed(line: bytes) -> dict[str, Any] | None:
+    """The JSON of a line; None where it is none, or was not written to its end."""
     try:
         value = json.loads(line)
     except ValueError:

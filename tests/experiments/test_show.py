@@ -145,14 +145,14 @@ def log(tmp_path):
 
 def test_the_log_of_a_study(log, cli, document):
     trials = document("show", log)["trials"]
-    assert [trial["state"] for trial in trials] == ["done", "done", "failed", "open"]
+    assert [trial["state"] for trial in trials] == ["complete", "complete", "infeasible", "pending"]
     assert [trial["origin"] for trial in trials] == ["known", "guess", "asked", "asked"]
     assert [trial["value"] for trial in trials] == [0.5, 0.75, None, None]
     lines = cli("show", log).out.splitlines()
     assert lines[0] == f"{log}: a study 'mine', maximize accuracy"
     assert lines[2].split() == ["trial", "rate", "layers", "accuracy", "from", "state"]
-    assert lines[4].split() == ["1", "0.02", "(8,", "8)", "0.75", "guess", "done"]
-    assert "failed: out of memory" in lines[5]
+    assert lines[4].split() == ["1", "0.02", "(8,", "8)", "0.75", "guess", "complete"]
+    assert "infeasible: out of memory" in lines[5]
     assert lines[-1] == "best: accuracy 0.75 of trial 1"
 
 
@@ -175,7 +175,8 @@ def test_a_log_that_a_kill_tore_or_somebody_changed(log, cli, document):
         "nonsense",
         '{"told": 99, "value": 1.0}',
         "{}",
-        '{"asked": 4, "parameters": 3}',
+        '{"asked": 0, "parameters": 3}',
+        '{"asked": 0, "parameters": [3]}',
         '{"asked": [], "x": 1}',
     ):
         log.write_text("\n".join([header, line, *events, ""]))
