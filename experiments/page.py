@@ -68,6 +68,27 @@ def figure_of(width: float = 8.0, height: float = 4.5) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def panels(count: int, across: int, width: float, height: float, beside: float = 0.0, **shared: bool) -> Any:
+    """A figure of panels in rows.
+
+    Args:
+      count: how many panels.
+      across: how many in a row.
+      width, height: of a panel, in inches.
+      beside: room on the right of them all, in inches.
+      shared: "sharex" and "sharey" as for `Figure.subplots`.
+
+    Returns:
+      The figure, and the axes of the panels in order.
+    """
+    down = -(-count // across)
+    figure = figure_of(width * across + beside, height * down)
+    places = list(figure.subplots(down, across, squeeze=False, **shared).flat)
+    for axes in places[count:]:
+        axes.set_axis_off()
+    return figure, places[:count]
+
+
 def colours(name: str) -> Any:
     """Those of a map of distinct ones."""
     import matplotlib

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import colours, figure_of
+from experiments.page import colours, panels
 from experiments.study.report import Figure, Report, Section, Table, bracketed, optional, plus_minus, verdict, with_unit
 
 ACROSS = 3  # panels of the figure
@@ -138,12 +138,8 @@ def curves(results: dict[str, Any]) -> Any:
     """The figure of mean regrets by evaluation, a panel for each cell."""
     cells, floor = results["cells"], results["study"]["floor"]
     across = min(ACROSS, len(cells))
-    down = -(-len(cells) // across)
-    figure = figure_of(4 * across + 2, 3 * down)
-    places = list(figure.subplots(down, across, squeeze=False).flat)
-    for axes in places[len(cells) :]:
-        axes.set_axis_off()
-    for axes, cell in zip(places, cells, strict=False):
+    figure, places = panels(len(cells), across, 4, 3, beside=2)
+    for axes, cell in zip(places, cells, strict=True):
         axes.set_prop_cycle(color=colours("tab10"))
         for name, found in cell["columns"].items():
             series = ([math.nan if v is None else v for v in found["curve"][k]] for k in ("mean", "low", "high"))

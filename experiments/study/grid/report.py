@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import colours, figure_of
+from experiments.page import colours, figure_of, panels
 from experiments.study.grid.cells import Cell
 from experiments.study.grid.time_to_result import LARGEST, MEASURES, profile, ratios, rivals
 from experiments.study.report import Figure, Report, Section, Shown, Table, bracketed
@@ -207,12 +207,8 @@ def profile_figure(columns: list[dict[str, Any]]) -> Any:
 def curves(results: dict[str, Any]) -> Any:
     """The figure of training losses in every cell."""
     cells, ours = names_of_cells(results), learned(results)
-    down = -(-len(cells) // ACROSS)
-    figure = figure_of(4 * ACROSS, 2.6 * down)
-    places = list(figure.subplots(down, ACROSS, squeeze=False).flat)
-    for axes in places[len(cells) :]:
-        axes.set_axis_off()
-    for index, (axes, cell) in enumerate(zip(places, cells, strict=False)):
+    figure, places = panels(len(cells), ACROSS, 4, 2.6)
+    for index, (axes, cell) in enumerate(zip(places, cells, strict=True)):
         for name, found in results["curves"].items():
             every, loss = found[index]["every"], found[index]["loss"]
             axes.plot(np.arange(len(loss)) * every, loss, lw=1.8 if name in ours else 1, label=name)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import figure_of
+from experiments.page import figure_of, panels
 from experiments.study.report import Figure, Report, Section, Table, bracketed, optional
 
 ACROSS = 4  # panels of the figure of best values
@@ -170,12 +170,8 @@ def best_curves(results: dict[str, Any], name: str) -> Any:
     """The figure of best values by trial, a panel for each teacher."""
     found = results["models"][name]["teachers"]
     across = min(ACROSS, len(found))
-    down = -(-len(found) // across)
-    figure = figure_of(3.2 * across, 2.8 * down)
-    places = list(figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).flat)
-    for axes in places[len(found) :]:
-        axes.set_axis_off()
-    for axes, (teacher, row) in zip(places, found.items(), strict=False):
+    figure, places = panels(len(found), across, 3.2, 2.8, sharex=True, sharey=True)
+    for axes, (teacher, row) in zip(places, found.items(), strict=True):
         for who, colour in (("teacher", "tab:grey"), ("model", "tab:blue")):
             mean, low, high = (np.maximum(row["curves"][who][k], LOWEST) for k in ("mean", "low", "high"))
             at = np.arange(1, len(mean) + 1)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import colours, figure_of
+from experiments.page import colours, figure_of, panels
 from experiments.study.report import Figure, Report, Section, Table, bracketed, optional, plus_minus, with_unit
 
 ACROSS = 3  # panels of the figure
@@ -108,14 +108,10 @@ def notes(results: dict[str, Any]) -> str:
 
 def distributions(results: dict[str, Any]) -> Any:
     """The figure of runtime distributions, a panel for each dimension."""
-    panels = results["ecdf"]
-    across = min(ACROSS, len(panels))
-    down = -(-len(panels) // across)
-    figure = figure_of(4 * across + 2.5, 3.2 * down)
-    places = list(figure.subplots(down, across, squeeze=False).flat)
-    for axes in places[len(panels) :]:
-        axes.set_axis_off()
-    for axes, (title, panel) in zip(places, panels.items(), strict=False):
+    found = results["ecdf"]
+    across = min(ACROSS, len(found))
+    figure, places = panels(len(found), across, 4, 3.2, beside=2.5)
+    for axes, (title, panel) in zip(places, found.items(), strict=True):
         axes.set_prop_cycle(color=colours("tab20"))
         for name, share in panel["columns"].items():
             axes.step(panel["x"], share, where="post", lw=2.4 if name in results["learned"] else 1.2, label=name)
@@ -129,13 +125,13 @@ def heatmap(results: dict[str, Any]) -> Any:
     """The figure of median final regrets, or ranks where some minima are unknown; what was held out has a star."""
     study, cells, names = results["study"], results["cells"], [column["name"] for column in results["columns"]]
     regrets = all(cell["known"] for cell in cells)
-    panels: dict[str, list[dict[str, Any]]] = {}
+    by_dimension: dict[str, list[dict[str, Any]]] = {}
     for cell in cells:
-        panels.setdefault(f"d = {cell['dimension']}" if cell["function"] else "", []).append(cell)
-    groups = list(panels.values())
+        by_dimension.setdefault(f"d = {cell['dimension']}" if cell["function"] else "", []).append(cell)
+    groups = list(by_dimension.values())
     figure = figure_of(2.5 + len(groups) * (0.8 + 0.26 * len(names)), 2.6 + 0.2 * max(map(len, groups)))
     places = figure.subplots(1, len(groups), squeeze=False).flat
-    for axes, (title, group) in zip(places, panels.items(), strict=True):
+    for axes, (title, group) in zip(places, by_dimension.items(), strict=True):
         shown = np.array(
             [[_colour_of_cell(cell["columns"][n], regrets, study["floor"]) for n in names] for cell in group]
         )
