@@ -238,6 +238,7 @@ def test_bias_saves_means_and_errors_and_draws(bench, monkeypatch):
 # proposal
 
 
+@pytest.mark.slow
 def test_proposals_are_timed_in_both_ways_beside_gp_ei(bench):
     found, output, _ = bench("proposal")
     rows = {row["optimizer"]: row for row in found["rows"]}

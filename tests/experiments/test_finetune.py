@@ -91,6 +91,7 @@ def test_it_learns_and_what_it_leaves_is_an_optimizer(finished, cli, fresh, url)
     assert "never overwritten" in cli("finetune", url, "--optimizer", fresh, "--out", out).sentence
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on(finished, fresh, url, tmp_path, monkeypatch):
     def at_once(interrupt):
         interrupt.requested = True

@@ -34,6 +34,7 @@ def run(tmp_path_factory):
     return folder / "run"
 
 
+@pytest.mark.slow
 def test_it_learns_and_says_so(run):
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["validation"] < rows[0]["validation"]
@@ -45,6 +46,7 @@ def test_it_learns_and_says_so(run):
     assert "tokens per second" in report and "curves.png" not in report.split("<img")[0]
 
 
+@pytest.mark.slow
 def test_it_is_prompted_and_plugged_into_a_loop(run):
     loaded = l2o.load(run).configured(algorithm="regularized_evolution")
     found = l2o.minimize(lambda x: float(np.sum((x - 0.3) ** 2)), [(0.0, 1.0)] * 2, loaded, budget=10, seed=0)
