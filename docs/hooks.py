@@ -134,17 +134,20 @@ def _configuration() -> str:
             except l2o.UserError:
                 pass  # what needs such a library says so
     document = next(cls for cls in l2o.Config.__subclasses__() if cls.__name__ == "Document")
-    documents = [cls for cls in dict.fromkeys(_subclasses(document)) if _ours(cls)]
-    documents.sort(key=lambda cls: _order(cls))
     rooms = [cls for cls in l2o.Config.__subclasses__() if _ours(cls) and _kinds(cls)]
+    documents = [
+        cls for cls in dict.fromkeys(_subclasses(document)) if _ours(cls) and not issubclass(cls, tuple(rooms))
+    ]
+    documents.sort(key=lambda cls: cls.__name__)
     tables = [cls for cls in _used([*documents, *(kind for room in rooms for kind in _kinds(room).values())])]
     parts = [
         "# Configuration\n\nAll files are TOML. `--set FIELD=VALUE` overrides a field, e.g. `--set meta.steps=500`. An"
         " unknown field, a wrong type or a value out of range is refused with one sentence. A table whose type is a"
         " *room* needs a `kind`, one of those listed there; the other fields belong to that kind. This page comes from"
         " the classes that check the files.\n",
-        "## Files\n\nWhat `l2o train`, `l2o study` and `l2o data` read. Every file may have a `description`.\n",
-        *(_class(cls, _title(cls)) for cls in documents),
+        "## Files\n\nWhat `l2o train` and `l2o data` read; `l2o study` reads a kind of [StudyConfig](#studyconfig). Every file may have"
+        " a `description`.\n",
+        *(_class(cls, cls.__name__) for cls in documents),
         "## Tables\n\nParts of those files that have no kind.\n",
         *(_class(cls, cls.__name__) for cls in tables),
     ]
@@ -156,11 +159,6 @@ def _configuration() -> str:
         for kind, cls in _kinds(room).items():
             parts.append(_class(cls, f'kind = "{kind}"', without=shared))
     return "\n".join(parts)
-
-
-def _order(cls: Any) -> tuple[bool, str]:
-    """Files without a kind first: experiments, studies, recordings."""
-    return "kind" in cls.model_fields, str(cls.model_fields["kind"].default) if "kind" in cls.model_fields else ""
 
 
 def _used(classes: list[Any]) -> list[Any]:
@@ -185,8 +183,13 @@ def _classes(annotation: Any) -> list[Any]:
 def _anchor(cls: Any) -> str:
     """Where a class is described."""
     kind = cls.model_fields["kind"].default if "kind" in cls.model_fields else None
-    room = next((base for base in cls.__mro__ if base.__bases__[0].__name__ == "Config"), cls)
+    room = _room(cls) or cls
     return f"{room.__name__.lower()}-{kind}" if isinstance(kind, str) else cls.__name__.lower()
+
+
+def _room(cls: Any) -> Any:
+    """The room of a kind: the nearest of its classes that is a configuration at first hand."""
+    return next((base for base in cls.__mro__ if any(b.__name__ == "Config" for b in base.__bases__)), None)
 
 
 def _ours(cls: type) -> bool:
@@ -197,11 +200,6 @@ def _kinds(room: type) -> dict[str, Any]:
     import l2o
 
     return {kind: cls for kind, cls in l2o.kinds(room).items() if _ours(cls)}
-
-
-def _title(cls: Any) -> str:
-    kind = cls.model_fields.get("kind")
-    return cls.__name__ if kind is None else f'{cls.__name__}: kind = "{kind.default}"'
 
 
 def _doc(cls: type) -> str:
@@ -238,8 +236,8 @@ def _class(cls: Any, title: str, without: set[str] = frozenset()) -> str:  # typ
 
 def _changed(cls: Any, name: str) -> bool:
     """Whether a field that the room has is another one here."""
-    room = next(base for base in cls.__mro__[1:] if base.__bases__[0].__name__ == "Config")
-    return repr(cls.model_fields[name]) != repr(room.model_fields[name])
+    room = _room(cls)
+    return room is None or repr(cls.model_fields[name]) != repr(room.model_fields[name])
 
 
 def _table(cls: Any, names: set[str]) -> str:
