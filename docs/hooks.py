@@ -14,8 +14,6 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File
-
 ROOT = Path(__file__).parent.parent
 PACKAGES = {
     "l2o": "What an optimizer is, and the trained ones. It knows nothing of training.",
@@ -41,6 +39,8 @@ def on_config(config):
 
 def on_files(files, config):
     """Add the pages."""
+    from mkdocs.structure.files import File  # here, as a test asks for a page without it
+
     pages = {"index.md": _front_page(), "examples.md": _examples(), "reference/tree.md": _tree()}
     pages["reference/config.md"] = _configuration()
     pages["reference/l2o.md"] = _public("l2o")
@@ -145,8 +145,8 @@ def _configuration() -> str:
         " unknown field, a wrong type or a value out of range is refused with one sentence. A table whose type is a"
         " *room* needs a `kind`, one of those listed there; the other fields belong to that kind. This page comes from"
         " the classes that check the files.\n",
-        "## Files\n\nWhat `l2o train` and `l2o data` read; `l2o study` reads a kind of [StudyConfig](#studyconfig). Every file may have"
-        " a `description`.\n",
+        "## Files\n\nWhat `l2o train` and `l2o data` read; `l2o study` reads a kind of [StudyConfig](#studyconfig)."
+        " Every file may have a `description`.\n",
         *(_class(cls, cls.__name__) for cls in documents),
         "## Tables\n\nParts of those files that have no kind.\n",
         *(_class(cls, cls.__name__) for cls in tables),

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import importlib.util
 import pkgutil
 import re
 import tomllib
@@ -73,3 +74,13 @@ def test_doctests(name):
 
 def test_version_is_one():
     assert f'version = "{l2o.__version__}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_the_page_of_configuration_has_every_kind_once():
+    spec = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    assert spec and spec.loader
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    anchors = re.findall(r"^###? .*\{ #(\S+) \}$", hooks._configuration(), re.MULTILINE)
+    assert sorted(set(anchors)) == sorted(anchors)
+    assert {"experiment", "studyconfig-curves", "optimizerconfig-mlp", "familyconfig-quadratic"} <= set(anchors)
