@@ -10,6 +10,7 @@ from l2o import baselines as baselines
 from l2o import blackbox as blackbox
 from l2o import evolution as evolution
 from l2o import gradient as gradient
+from l2o import interop as interop
 from l2o import optformer as optformer
 from l2o.artifact import save
 from l2o.core import (

@@ -1,1 +1,3 @@
 """Bridges to other libraries; names, text and host loops stay here."""
+
+from l2o.interop import celo as celo

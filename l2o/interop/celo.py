@@ -50,7 +50,9 @@ def celo(path: str | Path, horizon: Any) -> optax.GradientTransformationExtraArg
       UserError: the file does not hold such weights, or the horizon is no whole number of steps.
     """
     theta = read_weights(path)
-    return gradient_based(lambda key: theta, _native).native(theta, horizon)
+    native = gradient_based(lambda key: theta, _native).native  # which refuses a wrong horizon or value
+    assert native is not None
+    return native(theta, horizon)
 
 
 @register
@@ -68,7 +70,7 @@ class CeloConfig(BaselineConfig):
 
     @property
     def label(self) -> str:
-        """Celo for a file `theta.state`, and what else the name of the file says, such as celo-adam for theta_adam.state."""
+        """Its name in tables: `celo` for a file theta.state, `celo-adam` for theta_adam.state."""
         name = Path(self.weights).stem.removeprefix("theta").removeprefix("celo").strip("_-")
         return f"celo-{name}" if name else "celo"
 

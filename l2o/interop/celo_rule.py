@@ -86,7 +86,7 @@ def mlp_rule(theta: Theta) -> optax.GradientTransformation:
             zeros(lambda shape: without(shape, 1)), zeros(columns),
         )  # fmt: skip
 
-    def update(updates, state, params):
+    def update(updates, state, params=None):
         leaves, tree = jax.tree.flatten(params)
         parts = [tree.flatten_up_to(part) for part in (updates, *state)]
         groups: dict[Any, list[int]] = {}  # tensors of one shape are one program: that compiles faster
@@ -109,10 +109,15 @@ def _stacked(arrays: list[Array]) -> Array:
 
 
 def _step(
-    theta: Theta, p: Float[Array, "*s"], g: Float[Array, "*s"], m: Float[Array, "3 *s"], v: Float[Array, "*s"],
-    rows: Float[Array, "3 *r"], columns: Float[Array, "3 *c"],
-) -> tuple[Float[Array, "*s"], Float[Array, "3 *s"], Float[Array, "*s"], Float[Array, "3 *r"], Float[Array, "3 *c"]]:  # fmt: skip
-    """The step of one tensor, and its moving averages."""
+    theta: Theta,
+    p: Float[Array, "*s"],
+    g: Float[Array, "*s"],
+    m: Float[Array, "3 *s"],
+    v: Float[Array, "*s"],
+    rows: Float[Array, "3 *r"],
+    columns: Float[Array, "3 *c"],
+) -> tuple[Array, Array, Array, Array, Array]:
+    """The step of one tensor, [*s], and its four moving averages."""
     m = _decayed(m, jnp.broadcast_to(g, m.shape))
     v = SQUARES * v + (1 - SQUARES) * (g * g)
     square, axes = jnp.broadcast_to(g * g + 1e-30, m.shape), factored_axes(p.shape)
@@ -130,8 +135,8 @@ def _step(
         scaled, momentum = g3 * row * column, m * row * column
         each = [jnp.expand_dims(rows, longest), jnp.expand_dims(columns, second)]
         factors = [*each, *(rsqrt(each_of + 1e-8) for each_of in each)]
-    root = rsqrt(v + 1e-6)
-    whole = [g[None], jnp.clip(g, -0.1, 0.1)[None], p[None], m, v[None], m * root[None], root[None], scaled, (g * root)[None]]  # fmt: skip
+    clipped, root = jnp.clip(g, -0.1, 0.1), rsqrt(v + 1e-6)
+    whole = [g[None], clipped[None], p[None], m, v[None], m * root[None], root[None], scaled, (g * root)[None]]
     weights = [theta[f"w0__{i}"] for i in range(FULL + FACTORS + 1)]
     # what varies along some axes alone is multiplied before it is spread over the others
     h = _layer(jnp.concatenate([*whole, momentum]), jnp.concatenate([*weights[:FULL], weights[-1]]))
