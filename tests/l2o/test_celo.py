@@ -158,7 +158,7 @@ def only(tree, names):
 
 @both
 def test_relabelled_axes_relabel_the_updates(kind, make):
-    """Coordinates, rows, columns and tensors have no names; any axis may be the longest; a number is a vector of one."""
+    """Coordinates, rows, columns and tensors have no names; any axis may be longest; a number is a vector of one."""
     rng = np.random.default_rng(1)
     order = {n: rng.permutation(n) for n in (5, 7)}
 
