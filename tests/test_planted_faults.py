@@ -76,6 +76,20 @@ FAULTS = [
         "tests/l2o/test_mlp.py::test_the_step_falls_with_the_cosine_and_ends_at_the_horizon",
     ),
     Fault(
+        "Celo's scheduler forgets faster", "l2o/interop/celo.py",
+        "jax.nn.sigmoid(keep + 1)", "jax.nn.sigmoid(keep)",
+        "tests/l2o/test_celo.py::test_random_weights_give_the_numbers_of_the_authors_code",
+    ),
+    Fault(
+        "rows of Celo's factors are taken for columns", "l2o/interop/celo_rule.py",
+        "return int(order[-2]), int(order[-1])", "return int(order[-1]), int(order[-2])",
+        "tests/l2o/test_celo.py::test_random_weights_give_the_numbers_of_the_authors_code",
+    ),
+    Fault(
+        "an array of Celo's weights may be of any kind", "l2o/interop/celo_weights.py",
+        "if code != ARRAY:", "if False:", "tests/l2o/test_celo.py::test_other_files_are_refused_in_one_sentence",
+    ),
+    Fault(
         "real and imaginary parts change places", "l2o/gradient/coordinates.py",
         "[flat.real, flat.imag]", "[flat.imag, flat.real]", "tests/l2o/test_coordinates.py",
     ),
