@@ -36,7 +36,9 @@ def celo(path: str | Path, horizon: Any) -> optax.GradientTransformationExtraArg
     """Celo or Celo-Adam, whichever the file holds the weights of, equal to the authors' code to rounding.
 
     It needs the parameters and the loss: `tx.update(grads, state, params, value=loss)`. A loss that is not finite
-    spoils the averages of the loss for the rest of the run, as it does in the authors' code.
+    spoils the averages of the loss for the rest of the run, as it does in the authors' code. Early in a long run these
+    averages amplify rounding: with a horizon of 100,000 the authors' code, compiled or not, differs from itself by
+    1e-3 of the way travelled, and from this by 2e-3.
 
     Args:
       path: the file of weights, such as `theta.state` of the authors' releases.
