@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 from pydantic import Field
 
+from l2o.baselines.matrices import MATRICES, Rate, times
 from l2o.core import BaselineConfig, Optimizer
 from l2o.lift.optax import from_optax
 from l2o.registry import register
@@ -17,22 +18,27 @@ class TunedConfig(BaselineConfig):
 
     Attributes:
       learning_rate: step size, positive; None to have it tuned.
-      schedule: "cosine" lets it fall to zero over the horizon of the run, "constant" keeps it.
+      schedule: "cosine" lets it fall to zero over the horizon of the run, "warmup_cosine" does so after it has risen
+        from zero over the first twentieth of the horizon, rounded down; "constant" keeps it.
     """
 
     reads_gradients: ClassVar[bool] = True
     tuned: ClassVar[bool] = True
 
     learning_rate: float | None = Field(default=None, gt=0)
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine", "warmup_cosine"] = "constant"
 
     @property
     def label(self) -> str:
         return self.kind if self.schedule == "constant" else f"{self.kind}-{self.schedule}"
 
-    def transformation(self, learning_rate: float | jax.Array) -> optax.GradientTransformation:
-        """The rule at a learning rate, which may be traced."""
+    def transformation(self, learning_rate: Rate) -> optax.GradientTransformation:
+        """The rule at a learning rate, which may be traced, or be a schedule."""
         raise TypeError(f"{type(self).__name__} does not define transformation()")
+
+    def scheduled(self, learning_rate: float | jax.Array, factor: optax.Schedule) -> optax.GradientTransformation:
+        """The rule at a learning rate that is multiplied by a factor, which depends on the count of updates."""
+        return optax.chain(self.transformation(learning_rate), optax.scale_by_schedule(factor))
 
     def build(self, learning_rate: Any = None) -> Optimizer:
         """The optimizer, at the given learning rate or at the configured one.
@@ -50,7 +56,12 @@ class TunedConfig(BaselineConfig):
             def factor(count):
                 return 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(count / horizon, 0, 1))
 
-            return optax.chain(self.transformation(rate), optax.scale_by_schedule(factor))
+            def warmed_up(count):
+                warmup = horizon // 20
+                falling = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip((count - warmup) / (horizon - warmup), 0, 1))
+                return jnp.where(count < warmup, count / jnp.maximum(warmup, 1), falling)
+
+            return self.scheduled(rate, factor if self.schedule == "cosine" else warmed_up)
 
         return from_optax(decayed)
 
@@ -135,20 +146,27 @@ class LionConfig(TunedConfig):
 
 @register
 class MuonConfig(TunedConfig):
-    """Muon for matrices, Adam for everything else (Jordan et al. 2024)."""
+    """Muon for matrices, Adam for everything else (Jordan et al. 2024).
+
+    Attributes:
+      beta: decay of the momentum.
+      adam_ratio: Adam's learning rate as a multiple of Muon's, which the author tunes apart.
+      matrices: "hidden" leaves embeddings and output layers to Adam where names tell, as the author advises; "all"
+        does not.
+    """
 
     kind: Literal["muon"] = "muon"
     beta: float = Field(default=0.95, ge=0, lt=1)
+    adam_ratio: float = Field(default=1.0, gt=0)
+    matrices: Literal["all", "hidden"] = "all"
 
     def transformation(self, learning_rate):
-        return optax.contrib.muon(learning_rate, beta=self.beta, muon_weight_dimension_numbers=_matrices)
-
-
-def _matrices(params: Any) -> Any:
-    """Which leaves Muon orthogonalises: matrices that are not empty."""
-    return jax.tree.map(
-        lambda leaf: optax.contrib.MuonDimensionNumbers() if jnp.ndim(leaf) == 2 and jnp.size(leaf) else None, params
-    )
+        return optax.contrib.muon(
+            learning_rate,
+            beta=self.beta,
+            adam_learning_rate=times(learning_rate, self.adam_ratio),
+            muon_weight_dimension_numbers=MATRICES[self.matrices],
+        )
 
 
 @register

@@ -10,7 +10,8 @@ from flax import linen as nn
 
 import l2o
 from l2o import Problem, Space, Task, from_optax, unroll
-from l2o.baselines.optax import TunedConfig, _matrices
+from l2o.baselines.matrices import all_matrices
+from l2o.baselines.optax import TunedConfig
 from l2o.gradient.lstm import LSTMConfig
 
 PARAMS = {
@@ -135,7 +136,7 @@ def test_a_tuned_baseline_needs_a_learning_rate_and_takes_a_traced_one(kind):
 SCHEDULED = {
     "sgd": optax.sgd,
     "adam": optax.adam,
-    "muon": lambda rate: optax.contrib.muon(rate, muon_weight_dimension_numbers=_matrices),
+    "muon": lambda rate: optax.contrib.muon(rate, muon_weight_dimension_numbers=all_matrices),
 }
 
 
