@@ -9,4 +9,5 @@ from l2o.baselines import optax as optax
 from l2o.baselines import optuna as optuna
 from l2o.baselines import scatter as scatter
 from l2o.baselines import search as search
+from l2o.baselines import shampoo as shampoo
 from l2o.baselines import soap as soap
