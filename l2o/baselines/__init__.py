@@ -5,6 +5,7 @@ from l2o.baselines import evosax as evosax
 from l2o.baselines import gp as gp
 from l2o.baselines import grid as grid
 from l2o.baselines import mutation as mutation
+from l2o.baselines import normuon as normuon
 from l2o.baselines import optax as optax
 from l2o.baselines import optuna as optuna
 from l2o.baselines import scatter as scatter
