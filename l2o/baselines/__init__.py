@@ -4,6 +4,7 @@ from l2o.baselines import eagle as eagle
 from l2o.baselines import evosax as evosax
 from l2o.baselines import gp as gp
 from l2o.baselines import grid as grid
+from l2o.baselines import hyperball as hyperball
 from l2o.baselines import mutation as mutation
 from l2o.baselines import normuon as normuon
 from l2o.baselines import optax as optax
