@@ -13,6 +13,11 @@ from l2o import gradient as gradient
 from l2o import interop as interop
 from l2o import optformer as optformer
 from l2o.artifact import save
+from l2o.baselines.hyperball import hyperball
+from l2o.baselines.matrices import hidden_matrices
+from l2o.baselines.normuon import normuon
+from l2o.baselines.shampoo import shampoo
+from l2o.baselines.soap import soap
 from l2o.core import (
     BaselineConfig,
     Evaluation,
@@ -89,16 +94,21 @@ __all__ = [
     "from_evosax",
     "from_optax",
     "gradient_based",
+    "hidden_matrices",
+    "hyperball",
     "in_unit_cube",
     "kinds",
     "load",
     "minimize",
     "names",
+    "normuon",
     "one_at_a_time",
     "prompt",
     "query",
     "register",
     "save",
+    "shampoo",
+    "soap",
     "state_bytes",
     "unroll",
 ]

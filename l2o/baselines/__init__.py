@@ -10,6 +10,7 @@ from l2o.baselines import normuon as normuon
 from l2o.baselines import optax as optax
 from l2o.baselines import optuna as optuna
 from l2o.baselines import scatter as scatter
+from l2o.baselines import schedule_free as schedule_free
 from l2o.baselines import search as search
 from l2o.baselines import shampoo as shampoo
 from l2o.baselines import soap as soap

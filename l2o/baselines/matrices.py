@@ -85,7 +85,7 @@ def beside_adam(
     )
 
 
-def axes(leaf: jax.Array, dimensions: MuonDimensionNumbers) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def axes(leaf: Any, dimensions: MuonDimensionNumbers) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The axes of a leaf that are reduced, and those that are its outputs, none of them negative."""
 
     def positive(axis):

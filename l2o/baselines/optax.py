@@ -40,6 +40,21 @@ class TunedConfig(BaselineConfig):
         """The rule at a learning rate that is multiplied by a factor, which depends on the count of updates."""
         return optax.chain(self.transformation(learning_rate), optax.scale_by_schedule(factor))
 
+    def over(self, learning_rate: float | jax.Array, horizon: Any) -> optax.GradientTransformation:
+        """The rule at a learning rate, with its schedule over a run of so many updates, which may be traced."""
+        if self.schedule == "constant":
+            return self.transformation(learning_rate)
+
+        def cosine(count):
+            return 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(count / horizon, 0, 1))
+
+        def warmup_cosine(count):
+            warmup = horizon // 20
+            falling = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip((count - warmup) / (horizon - warmup), 0, 1))
+            return jnp.where(count < warmup, count / jnp.maximum(warmup, 1), falling)
+
+        return self.scheduled(learning_rate, cosine if self.schedule == "cosine" else warmup_cosine)
+
     def build(self, learning_rate: Any = None) -> Optimizer:
         """The optimizer, at the given learning rate or at the configured one.
 
@@ -49,21 +64,7 @@ class TunedConfig(BaselineConfig):
         rate = self.learning_rate if learning_rate is None else learning_rate
         if rate is None:
             raise ValueError(f"{self.kind} needs a learning_rate, or a study that tunes it")
-        if self.schedule == "constant":
-            return from_optax(self.transformation(rate))
-
-        def decayed(horizon):
-            def factor(count):
-                return 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(count / horizon, 0, 1))
-
-            def warmed_up(count):
-                warmup = horizon // 20
-                falling = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip((count - warmup) / (horizon - warmup), 0, 1))
-                return jnp.where(count < warmup, count / jnp.maximum(warmup, 1), falling)
-
-            return self.scheduled(rate, factor if self.schedule == "cosine" else warmed_up)
-
-        return from_optax(decayed)
+        return from_optax(lambda horizon: self.over(rate, horizon))
 
 
 @register

@@ -89,7 +89,7 @@ def assert_same_run(plain, lifted):
 @pytest.mark.parametrize("kind", TUNED)
 def test_every_lifted_baseline_equals_a_plain_loop_to_the_bit(kind):
     config = TUNED[kind](learning_rate=0.05)
-    plain = plain_loop(config.transformation(0.05), jax.random.key(1), 25)
+    plain = plain_loop(config.over(0.05, jnp.asarray(25)), jax.random.key(1), 25)
     assert_same_run(plain, lifted_loop(config.build(), jax.random.key(1), 25))
     assert plain[1][1][-1] != plain[1][1][0]
 
