@@ -16,7 +16,8 @@ from optax.contrib import MuonDimensionNumbers
 Rate = optax.ScalarOrSchedule
 Dimensions = Any  # a tree as the parameters, or a prefix of it, of `MuonDimensionNumbers` and None; or params -> tree
 
-_EMBEDDING = {"embed", "embeds", "embedder", "embedding", "embeddings", "unembed", "unembedding", "wte", "wpe"}
+_EMBEDDING = {"embed", "embeds", "embedder", "embedding", "embeddings", "unembed", "unembedding"}
+_EMBEDDING |= {"positions", "wte", "wpe"}
 _HEAD = {"head", "logit", "logits", "classifier", "readout"}
 _OUTPUT = {"output", "outputs", "output_layer"}
 _NOT_HEAD = {"multi_head", "multihead", "attention_head"}
@@ -35,9 +36,10 @@ def all_matrices(params: Any) -> Any:
 def hidden_matrices(params: Any) -> Any:
     """The leaves of `all_matrices` whose names do not tell of an embedding or of an output layer.
 
-    A leaf is an embedding if a word of its path is `embed`, `embedding`, `unembed`, `wte` and the like. It belongs to
-    an output layer if its own name or that of its module ends with `head`, `logits`, `classifier` or `readout`, or is
-    `output`. Paths are those of haiku, flax and equinox; where names tell nothing, every matrix is hidden.
+    A leaf is an embedding if a word of its path is `embed`, `embedding`, `unembed`, `positions`, `wte` and the like.
+    It belongs to an output layer if its own name or that of its module ends with `head`, `logits`, `classifier` or
+    `readout`, or is `output`. Paths are those of haiku, flax and equinox. Where names tell nothing, every matrix is
+    hidden.
 
     >>> hidden_matrices({"embed": {"w": jnp.ones((9, 2))}, "linear": {"w": jnp.ones((2, 2)), "b": jnp.ones(2)}})
     {'embed': {'w': None}, 'linear': {'b': None, 'w': MuonDimensionNumbers(reduction_axis=0, output_axis=1)}}

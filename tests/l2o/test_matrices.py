@@ -31,6 +31,7 @@ OUTSIDE += [
     "mlp/~/logits/w",
     "output/kernel",
     "wte",
+    "~/positions",
     "embeddings/word/w",
     "valueHead/weight",
     "classifier_2/w",
