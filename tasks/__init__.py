@@ -1,16 +1,15 @@
 """What is optimized: families that sample tasks as pytrees. Importing a file here registers its kinds."""
 
 from tasks import bbob as bbob
-from tasks import characters as characters
 from tasks import control as control
 from tasks import datasets as datasets
 from tasks import gp as gp
 from tasks import hpo as hpo
 from tasks import mixture as mixture
+from tasks import networks as networks
 from tasks import neuroevolution as neuroevolution
 from tasks import quadratic as quadratic
 from tasks import rescaled as rescaled
-from tasks import supervised as supervised
 from tasks import swingup as swingup
 from tasks import synthetic as synthetic
 from tasks.datasets import DatasetConfig

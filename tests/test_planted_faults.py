@@ -175,9 +175,9 @@ FAULTS = [
         "tests/tasks/test_mixture.py::test_the_split_reaches_every_part",
     ),
     Fault(
-        "training sees the validation images", "tasks/supervised.py",
+        "training sees the validation images", "tasks/networks/classifiers.py",
         "seen = images if share == 0 else images * 4 // 5", "seen = images",
-        "tests/tasks/test_supervised.py::test_validation_images_are_judged_and_never_learned_from",
+        "tests/tasks/networks/test_classifiers.py::test_validation_images_are_judged_and_never_learned_from",
     ),
     Fault(
         "a key is used twice", "tasks/quadratic.py",

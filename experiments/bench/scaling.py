@@ -11,8 +11,8 @@ from meta.curriculum import FixedConfig
 from meta.estimator import EstimatorConfig
 from meta.learner.gradient import AdamLearnerConfig
 from meta.objective import SumConfig
+from tasks.networks.classifiers import MLPClassifierConfig
 from tasks.quadratic import QuadraticConfig
-from tasks.supervised import MLPClassifierConfig
 
 CENTRE = {"tasks": 16, "unroll_length": 20, "width": 8}
 GRID = {"tasks": (4, 16, 64), "unroll_length": (5, 20, 80), "width": (2, 8, 32)}

@@ -10,7 +10,7 @@ import pytest
 
 from l2o.gradient.mlp import MLPConfig, orthogonalised
 from l2o.unroll import unroll, values_only
-from tasks.supervised import MLPClassifierConfig
+from tasks.networks.classifiers import MLPClassifierConfig
 
 NETWORK: Any = MLPConfig(learning_rate=0.05).build()
 FRESH = NETWORK.init(jax.random.key(0))

@@ -12,8 +12,8 @@ from l2o.baselines.evosax import SNESConfig
 from l2o.errors import UserError
 from l2o.unroll import unroll, values_only
 from tasks.datasets import Dataset
+from tasks.networks.classifiers import Classifier, ConvClassifierConfig, MLPClassifierConfig
 from tasks.neuroevolution import Neuroevolution, NeuroevolutionConfig
-from tasks.supervised import Classifier, ConvClassifierConfig, MLPClassifierConfig
 
 INNER = {
     "mlp": MLPClassifierConfig(width=5, batch_size=4),

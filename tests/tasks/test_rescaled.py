@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tasks.datasets import Dataset
+from tasks.networks.classifiers import Classifier, MLPClassifierConfig
 from tasks.quadratic import QuadraticConfig
 from tasks.rescaled import Rescaled, RescaledConfig
-from tasks.supervised import Classifier, MLPClassifierConfig
 
 PER = ["coordinate", "tensor", "model"]
 

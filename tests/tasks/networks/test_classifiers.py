@@ -11,7 +11,7 @@ import pytest
 from l2o.baselines.optax import AdamConfig
 from l2o.unroll import unroll, values_only
 from tasks.datasets import Dataset, DigitsConfig
-from tasks.supervised import ACTIVATIONS, Classifier, ConvClassifierConfig, MLPClassifierConfig, patches
+from tasks.networks.classifiers import ACTIVATIONS, Classifier, ConvClassifierConfig, MLPClassifierConfig, patches
 
 CLASSES = 3
 

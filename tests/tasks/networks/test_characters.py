@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from tasks.characters import CharactersConfig
+from tasks.networks.characters import CharactersConfig
 
 TINY = {"width": 4, "depth": 1, "heads": 2, "context": 6, "batch_size": 3}
 
