@@ -2,3 +2,4 @@
 
 from tasks.networks import characters as characters
 from tasks.networks import classifiers as classifiers
+from tasks.networks import convolutions as convolutions

@@ -12,7 +12,8 @@ from l2o.baselines.evosax import SNESConfig
 from l2o.errors import UserError
 from l2o.unroll import unroll, values_only
 from tasks.datasets import Dataset
-from tasks.networks.classifiers import Classifier, ConvClassifierConfig, MLPClassifierConfig
+from tasks.networks.classifiers import Classifier, MLPClassifierConfig
+from tasks.networks.convolutions import ConvClassifierConfig
 from tasks.neuroevolution import Neuroevolution, NeuroevolutionConfig
 
 INNER = {

@@ -10,7 +10,7 @@ from experiments.study.rates import RatesConfig
 from l2o.registry import Config, kinds, nearest, parse
 from tasks.datasets import DigitsConfig
 from tasks.family import FamilyConfig
-from tasks.networks.classifiers import Activation
+from tasks.networks.layers import Activation
 
 
 class GridTuneConfig(RatesConfig):

@@ -28,7 +28,7 @@ def test_the_halves_of_the_text_share_no_character_and_the_end_of_each_is_held_o
 def test_a_prediction_does_not_look_ahead(family):
     weights = family.sample(jax.random.key(0))
     tokens = family.text.heldout[:2, :-1]
-    logits = jax.jit(family._network.apply)
+    logits = jax.jit(family.network(0).apply)
     before, after = logits(weights, tokens), logits(weights, tokens.at[:, 3].add(1))
     np.testing.assert_array_equal(before[:, :3], after[:, :3])
     assert (np.abs(before[:, 3:] - after[:, 3:]).max(axis=(0, 2)) > 0).all(), "and remembers what came before"

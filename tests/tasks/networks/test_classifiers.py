@@ -11,7 +11,9 @@ import pytest
 from l2o.baselines.optax import AdamConfig
 from l2o.unroll import unroll, values_only
 from tasks.datasets import Dataset, DigitsConfig
-from tasks.networks.classifiers import ACTIVATIONS, Classifier, ConvClassifierConfig, MLPClassifierConfig, patches
+from tasks.networks.classifiers import Classifier, MLPClassifierConfig
+from tasks.networks.convolutions import ConvClassifierConfig, patches
+from tasks.networks.layers import ACTIVATIONS
 
 CLASSES = 3
 
