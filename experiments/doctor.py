@@ -14,9 +14,11 @@ from pydantic import ValidationError
 import l2o
 from experiments.progress import aligned
 from l2o.errors import UserError
-from l2o.registry import kinds
+from l2o.registry import Config, kinds
 from meta import parallel
-from tasks.datasets import DatasetConfig, FolderConfig
+from tasks.corpora import CorpusConfig
+from tasks.datasets import DatasetConfig
+from tasks.folders import InFolder
 
 REQUIRED = {  # distributions and their modules
     "jax": "jax", "jaxlib": "jaxlib", "optax": "optax", "dm-haiku": "haiku", "evosax": "evosax", "numpy": "numpy",
@@ -31,6 +33,7 @@ FILES = {
     "mnist": ("{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"),
     "fashion_mnist": ("{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"),
     "cifar10": (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"),
+    "brown": ("cats.txt",),
 }
 
 
@@ -63,7 +66,7 @@ def examine() -> dict[str, Any]:
         broken.append(f"jax finds no device ({_first_line(error)}): look at JAX_PLATFORMS and the driver")
     if devices and all(device.startswith("cpu") for device in devices) and shutil.which("nvidia-smi"):
         missing.append("jax runs on the CPU alone though there is an NVIDIA driver: install jax with its CUDA extra")
-    data = {name: _dataset(cls) for name, cls in kinds(DatasetConfig).items()}
+    data = {name: _dataset(cls) for room in (DatasetConfig, CorpusConfig) for name, cls in kinds(room).items()}
     absent = [name for name, why in data.items() if why is not None]
     if absent:
         missing.append(
@@ -114,11 +117,11 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def _dataset(cls: type[DatasetConfig]) -> str | None:
+def _dataset(cls: type[Config]) -> str | None:
     """Why a dataset is not there; None where its files are. They are not read, which can take a gigabyte."""
     try:
         config = cls()  # pyright: ignore[reportCallIssue]
-        if isinstance(config, FolderConfig):
+        if isinstance(config, InFolder):
             config.folder()
             part = "train" if config.find("train-images-idx3-ubyte") else "t10k"
             for name in FILES.get(config.kind, ()):

@@ -2,6 +2,7 @@
 
 from tasks import bbob as bbob
 from tasks import control as control
+from tasks import corpora as corpora
 from tasks import datasets as datasets
 from tasks import gp as gp
 from tasks import hpo as hpo
@@ -12,7 +13,8 @@ from tasks import quadratic as quadratic
 from tasks import rescaled as rescaled
 from tasks import swingup as swingup
 from tasks import synthetic as synthetic
+from tasks.corpora import CorpusConfig
 from tasks.datasets import DatasetConfig
 from tasks.family import FamilyConfig, TaskFamily
 
-__all__ = ["DatasetConfig", "FamilyConfig", "TaskFamily"]
+__all__ = ["CorpusConfig", "DatasetConfig", "FamilyConfig", "TaskFamily"]

@@ -1,9 +1,6 @@
 """Image classification data: scikit-learn's bundled digits, and files from a folder the user names."""
 
-import gzip
-import os
 import struct
-import zlib
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -13,6 +10,7 @@ from pydantic import Field
 from l2o.errors import UserError
 from l2o.registry import Config, register
 from tasks.family import Split
+from tasks.folders import InFolder, read
 
 HOLDOUT = 0.2  # share of the images that no inner training ever sees, when the data brings no test set of its own
 SHUFFLE_SEED = 2016
@@ -84,56 +82,30 @@ class DigitsConfig(DatasetConfig):
         return np.reshape(pixels, (-1, 8, 8, 1)), np.asarray(labels), None, None
 
 
-class FolderConfig(DatasetConfig):
-    """A dataset in a folder.
+@register
+class PhotographsConfig(DatasetConfig):
+    """Square tiles of the two colour photographs that come with scikit-learn, a temple (label 0) and a flower (1).
 
     Attributes:
-      data_dir: the folder; when left out, the environment variable L2O_DATA names it.
+      tile: height and width of a tile in pixels; 64 makes 120 tiles.
     """
 
-    data_dir: str | None = Field(default=None, min_length=1)
+    kind: Literal["photographs"] = "photographs"
+    tile: int = Field(default=64, ge=4, le=142)
 
-    def folder(self) -> Path:
-        """Where the files lie: the subfolder named after the kind, or CIFAR-10's own, else the folder itself.
+    def arrays(self):
+        from sklearn.datasets import load_sample_images
 
-        Raises:
-          UserError: no folder is named, or it does not exist.
-        """
-        chosen = self.data_dir or os.environ.get("L2O_DATA")
-        if not chosen:
-            raise UserError(
-                f"{self.kind} needs a data folder: set data_dir in the config or the environment variable L2O_DATA"
-            )
-        folder = Path(chosen).expanduser()
-        if not folder.is_dir():
-            raise UserError(f"{self.kind}: the data folder {folder} does not exist")
-        inner = (folder / self.kind, folder / "cifar-10-batches-bin")
-        return next((place for place in inner if place.is_dir()), folder)
-
-    def find(self, name: str) -> Path | None:
-        """A file in the folder, by its name or with ".gz"."""
-        candidates = (self.folder() / name, self.folder() / f"{name}.gz")
-        return next((path for path in candidates if path.is_file()), None)
-
-    def need(self, name: str) -> Path:
-        """Like `find`, but a missing file is an error that names it."""
-        path = self.find(name)
-        if path is None:
-            raise UserError(f"{self.kind}: {name} (or {name}.gz) is missing in {self.folder()}")
-        return path
+        size, tiles = self.tile, []
+        for photograph in load_sample_images().images:
+            h, w = (n // size for n in photograph.shape[:2])
+            cut = photograph[: h * size, : w * size].reshape(h, size, w, size, 3)
+            tiles.append(cut.transpose(0, 2, 1, 3, 4).reshape(h * w, size, size, 3))
+        return np.concatenate(tiles), np.repeat([0, 1], [len(part) for part in tiles]), None, None
 
 
-def read(path: Path) -> bytes:
-    """The bytes of a file, unpacked when its name ends in .gz.
-
-    Raises:
-      UserError: the file cannot be read or is a damaged archive.
-    """
-    try:
-        raw = path.read_bytes()
-        return gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path} cannot be read or is damaged: {error}") from None
+class FolderConfig(DatasetConfig, InFolder):
+    """A dataset in a folder."""
 
 
 def read_idx(path: Path, dimensions: int) -> np.ndarray:
@@ -184,6 +156,7 @@ class FashionMNISTConfig(MNISTConfig):
     """Fashion-MNIST in IDX files, 28 x 28 pixels, the file names of MNIST; put it in a folder of its own."""
 
     kind: Literal["fashion_mnist"] = "fashion_mnist"
+    subfolders: ClassVar[tuple[str, ...]] = ("fashion-mnist",)
 
 
 @register
@@ -191,6 +164,7 @@ class CIFAR10Config(FolderConfig):
     """CIFAR-10 in its binary format (data_batch_1.bin to data_batch_5.bin, test_batch.bin), 32 x 32 x 3."""
 
     kind: Literal["cifar10"] = "cifar10"
+    subfolders: ClassVar[tuple[str, ...]] = ("cifar-10-batches-bin",)
 
     def arrays(self):
         parts = [self._batch(self.need(f"data_batch_{i}.bin")) for i in range(1, 6)]

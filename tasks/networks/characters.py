@@ -1,23 +1,23 @@
 """Character models as tasks: a small transformer or GRU learns to predict the next character of a text."""
 
 from dataclasses import dataclass, field
-from importlib import resources
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Int
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from l2o.registry import register
+from l2o.errors import UserError
+from l2o.registry import by_kind, register
+from tasks.corpora import CorpusConfig, ManualConfig, as_numbers, cut
 from tasks.family import Split
 from tasks.networks.base import NetworkConfig, NetworkFamily, accuracy, rows
 from tasks.networks.layers import Heads, check_heads, dense_feed_forward, layer_norm, positions, transformer_block
 
-HOLDOUT = 0.1  # share of each half of the text that no inner training sees
+WINDOWS = 256  # most windows of a held-out text that are measured, evenly spread
 
 
 class Text(NamedTuple):
@@ -29,11 +29,12 @@ class Text(NamedTuple):
 
 @register
 class CharactersConfig(NetworkConfig):
-    """Next-character prediction on this project's own manual, of 29 thousand characters; tasks differ in their start.
+    """Next-character prediction; tasks differ in their start.
 
     The first half of the text is for meta-training, the second for studies.
 
     Attributes:
+      corpus: any registered corpus; by default this project's own manual.
       model: "transformer", causal and pre-norm, or "gru".
       width: of the embedding, the residual stream and the recurrent state.
       depth: blocks or recurrent layers.
@@ -43,6 +44,7 @@ class CharactersConfig(NetworkConfig):
     """
 
     kind: Literal["characters"] = "characters"
+    corpus: Annotated[SerializeAsAny[CorpusConfig], by_kind(CorpusConfig)] = ManualConfig()
     model: Literal["transformer", "gru"] = "transformer"
     width: int = Field(default=32, ge=1, le=4096)
     depth: int = Field(default=2, ge=1, le=100)
@@ -56,17 +58,21 @@ class CharactersConfig(NetworkConfig):
         return self
 
     def build(self, split: Split = "train") -> "Characters":
-        """The family on one half of the text."""
-        text = resources.files("tasks").joinpath("text/manual.txt").read_text(encoding="ascii")
-        alphabet = sorted(set(text))
-        numbers = np.array([alphabet.index(c) for c in text], np.int32)
-        half = len(numbers) // 2
-        numbers = numbers[:half] if split == "train" else numbers[half:]
-        seen = round((1 - HOLDOUT) * len(numbers))
+        """The family on one half of the text.
+
+        Raises:
+          UserError: the text cannot be read, or is shorter than a window.
+        """
+        numbers, alphabet = as_numbers(self.corpus.text())
+        seen, heldout = cut(numbers, split)
         length = self.context + 1
-        heldout = numbers[seen:]
         windows = heldout[: len(heldout) // length * length].reshape(-1, length)
-        return Characters(Text(jnp.asarray(numbers[:seen]), jnp.asarray(windows)), len(alphabet), self)
+        if not len(windows):
+            raise UserError(
+                f"characters: a corpus of {len(numbers)} characters is too short for context {self.context}"
+            )
+        windows = windows[:: -(-len(windows) // WINDOWS)]
+        return Characters(Text(jnp.asarray(seen), jnp.asarray(windows)), alphabet, self)
 
 
 @jax.tree_util.register_dataclass

@@ -120,6 +120,7 @@ def test_list_names_everything_when_piped(users_folder, shell):
     assert sections["baselines"] == list(l2o.kinds(BaselineConfig))
     assert sections["task families"] == sorted([*l2o.kinds(tasks.FamilyConfig), "my_bowl"])
     assert sections["datasets"] == list(l2o.kinds(tasks.DatasetConfig))
+    assert sections["corpora"] == list(l2o.kinds(tasks.CorpusConfig))
     assert sections["estimators (meta.estimator)"] == list(l2o.kinds(EstimatorConfig))
     assert {"backprop", "es", "pes", "nres", "mix"} <= set(sections["estimators (meta.estimator)"])
     assert sections["meta-optimizers (meta.optimizer)"] == list(l2o.kinds(LearnerConfig))

@@ -16,11 +16,11 @@ def test_an_installation_that_is_whole(cli, strict_json):
     assert report["data"]["folder"] is None and report["data"]["datasets"]["digits"] is None
     assert "L2O_DATA" in report["data"]["datasets"]["mnist"]
     shown = cli("doctor").out
-    assert "  4 x cpu" in shown and "missing: no files of cifar10, fashion_mnist, mnist" in shown
+    assert "  4 x cpu" in shown and "missing: no files of cifar10, fashion_mnist, mnist, brown:" in shown
 
 
 def test_data_that_are_there(cli, tmp_path, monkeypatch):
-    for name in (*doctor.FILES["mnist"], *doctor.FILES["cifar10"]):
+    for name in (*doctor.FILES["mnist"], *doctor.FILES["cifar10"], *doctor.FILES["brown"]):
         (tmp_path / f"{name.format('t10k')}.gz").touch()
     monkeypatch.setenv("L2O_DATA", str(tmp_path))
     shown = cli("doctor").out
