@@ -3,3 +3,4 @@
 from tasks.networks import characters as characters
 from tasks.networks import classifiers as classifiers
 from tasks.networks import convolutions as convolutions
+from tasks.networks import vision as vision

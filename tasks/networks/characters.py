@@ -1,5 +1,6 @@
 """Character models as tasks: a small transformer or GRU learns to predict the next character of a text."""
 
+import functools
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, NamedTuple
 
@@ -15,7 +16,15 @@ from l2o.registry import by_kind, register
 from tasks.corpora import CorpusConfig, ManualConfig, as_numbers, cut
 from tasks.family import Split
 from tasks.networks.base import NetworkConfig, NetworkFamily, accuracy, rows
-from tasks.networks.layers import Heads, check_heads, dense_feed_forward, layer_norm, positions, transformer_block
+from tasks.networks.layers import (
+    Heads,
+    check_heads,
+    dense_feed_forward,
+    layer_norm,
+    mixture_of_experts,
+    positions,
+    transformer_block,
+)
 
 WINDOWS = 256  # most windows of a held-out text that are measured, evenly spread
 
@@ -35,26 +44,32 @@ class CharactersConfig(NetworkConfig):
 
     Attributes:
       corpus: any registered corpus; by default this project's own manual.
-      model: "transformer", causal and pre-norm, or "gru".
+      model: "transformer", causal and pre-norm; "experts", the same with a mixture of experts in every block; or "gru".
       width: of the embedding, the residual stream and the recurrent state.
       depth: blocks or recurrent layers.
       heads: of the attention; a divisor of width.
+      experts: hidden layers of a mixture, each of twice the width.
+      chosen: experts of a mixture that count for a character.
       context: characters that a prediction may look back on.
       batch_size: windows in a minibatch, drawn with replacement at every evaluation.
     """
 
     kind: Literal["characters"] = "characters"
     corpus: Annotated[SerializeAsAny[CorpusConfig], by_kind(CorpusConfig)] = ManualConfig()
-    model: Literal["transformer", "gru"] = "transformer"
+    model: Literal["transformer", "experts", "gru"] = "transformer"
     width: int = Field(default=32, ge=1, le=4096)
     depth: int = Field(default=2, ge=1, le=100)
     heads: Heads = 4
+    experts: int = Field(default=4, ge=1, le=64)
+    chosen: int = Field(default=2, ge=1, le=64)
     context: int = Field(default=32, ge=1, le=1024)
     batch_size: int = Field(default=16, ge=1, le=1_000_000)
 
     @model_validator(mode="after")
     def _check(self):
         check_heads(self.heads, self.width)
+        if self.chosen > self.experts:
+            raise ValueError(f"chosen must be at most experts, found {self.chosen} and {self.experts}")
         return self
 
     def build(self, split: Split = "train") -> "Characters":
@@ -95,9 +110,11 @@ class Characters(NetworkFamily):
             return head(x)
         length = inputs.shape[1]
         x = x + positions(config.context, config.width)[:, :length]
+        experts = functools.partial(mixture_of_experts, experts=config.experts, chosen=config.chosen)
+        feed_forward = experts if config.model == "experts" else dense_feed_forward
         mask = jnp.tril(jnp.ones((1, 1, length, length), bool))
         for _ in range(config.depth):
-            x = transformer_block(x, config.heads, mask, dense_feed_forward)
+            x = transformer_block(x, config.heads, mask, feed_forward)
         return head(layer_norm(x))
 
     def minibatch(self, key, variant):

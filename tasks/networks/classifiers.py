@@ -17,6 +17,8 @@ from tasks.family import Split
 from tasks.networks.base import NetworkConfig, NetworkFamily, accuracy, rows
 from tasks.networks.layers import ACTIVATIONS, Activation, Depth, Size, hidden_layers
 
+Activations = Activation | Annotated[tuple[Activation, ...], Field(min_length=1, strict=False)]
+
 
 class ClassifierConfig(NetworkConfig):
     """What every classifier has in common.
@@ -35,7 +37,7 @@ class ClassifierConfig(NetworkConfig):
     """
 
     dataset: Annotated[SerializeAsAny[DatasetConfig], by_kind(DatasetConfig)] = DigitsConfig()
-    activation: Activation | Annotated[tuple[Activation, ...], Field(min_length=1, strict=False)] = "sigmoid"
+    activation: Activations = "sigmoid"
     loss: Literal["cross_entropy", "squared_error"] = "cross_entropy"
     init: Literal["normal", "lecun"] = "normal"
     start_scale: float = Field(default=0.1, ge=0)

@@ -82,6 +82,25 @@ def dense_feed_forward(x: Float[Array, "batch t width"]) -> Float[Array, "batch 
     return hk.Linear(x.shape[-1])(jax.nn.gelu(hk.Linear(4 * x.shape[-1])(x)))
 
 
+def gates(logits: Float[Array, "*batch experts"], chosen: int) -> Float[Array, "*batch experts"]:
+    """The weights of experts: a softmax over the `chosen` largest logits, and zero for the others."""
+    largest, _ = jax.lax.top_k(logits, chosen)
+    return jax.nn.softmax(jnp.where(logits >= largest[..., -1:], logits, -jnp.inf))
+
+
+def mixture_of_experts(x: Float[Array, "batch t width"], experts: int, chosen: int) -> Float[Array, "batch t width"]:
+    """Experts that are dense feed-forward layers with a common last bias, weighed by softly gated top-k.
+
+    All are computed, as at this size choosing would cost more. The hidden layers of all experts are one matrix, and
+    as gates sum to one, so is what follows.
+    """
+    width = x.shape[-1]
+    weights = gates(hk.Linear(experts, name="gate")(x), chosen)
+    hidden = jax.nn.gelu(hk.Linear(experts * 2 * width, name="experts_in")(x))
+    hidden = hidden.reshape(*x.shape[:-1], experts, 2 * width) * weights[..., None]
+    return hk.Linear(width, name="experts_out")(hidden.reshape(*x.shape[:-1], experts * 2 * width))
+
+
 def positions(length: int, width: int) -> Float[Array, "1 length width"]:
     """Learned embeddings of positions."""
     start = hk.initializers.TruncatedNormal(0.02)

