@@ -1,5 +1,6 @@
 """Networks that learn from real data, as tasks: what is optimized are their weights. One file is one family."""
 
+from tasks.networks import autoencoder as autoencoder
 from tasks.networks import characters as characters
 from tasks.networks import classifiers as classifiers
 from tasks.networks import convolutions as convolutions
