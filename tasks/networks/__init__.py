@@ -6,4 +6,5 @@ from tasks.networks import classifiers as classifiers
 from tasks.networks import convolutions as convolutions
 from tasks.networks import coordinates as coordinates
 from tasks.networks import factorisation as factorisation
+from tasks.networks import regression as regression
 from tasks.networks import vision as vision
