@@ -18,6 +18,19 @@ FIELDS = {
     "mixture": {"families": [{"kind": "mlp_classifier"}, {"kind": "quadratic"}]},
     "neuroevolution": {"family": {"kind": "mlp_classifier"}},
     "rescaled": {"family": {"kind": "quadratic"}, "parameters": 1.0, "per": "coordinate", "objective": 1.0},
+    # smooth activations, as a kink between two points makes their difference wrong
+    "autoencoder": {"width": 6, "bottleneck": 3, "batch_size": 8},
+    "coordinate_network": {
+        "dataset": {"kind": "digits"},
+        "width": 8,
+        "depth": 1,
+        "activation": "tanh",
+        "batch_size": 8,
+    },
+    "factorisation": {"vocabulary": 20, "width": 4, "batch_size": 8},
+    "regression": {"width": 6, "activation": "swish", "batch_size": 8},
+    "residual_classifier": {"channels": (4,), "activation": "gelu", "pool_first": True, "batch_size": 4},
+    "vit_classifier": {"width": 8, "depth": 1, "heads": 2, "batch_size": 4},
 }
 
 
