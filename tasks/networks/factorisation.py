@@ -68,7 +68,7 @@ class Factorisation(NetworkFamily):
     """The family of `FactorisationConfig`."""
 
     tokens: Int[Array, "n"]
-    pairs: Int[Array, "m 2"]
+    heldout_pairs: Int[Array, "m 2"]
     vocabulary: int = field(metadata={"static": True})
     config: FactorisationConfig = field(metadata={"static": True})
 
@@ -81,7 +81,7 @@ class Factorisation(NetworkFamily):
         return self.tokens[first], self.tokens[first + 1]
 
     def heldout(self, variant):
-        return self.pairs[:, 0], self.pairs[:, 1]
+        return self.heldout_pairs[:, 0], self.heldout_pairs[:, 1]
 
     def scores(self, outputs, targets):
         loss = optax.losses.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
