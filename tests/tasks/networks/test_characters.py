@@ -1,17 +1,21 @@
 """The character models: which text they see, and that a prediction never looks ahead."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+import l2o
+from tasks.corpora import CorpusConfig, ManualConfig, as_numbers
 from tasks.networks.characters import CharactersConfig
 
 TINY = {"width": 4, "depth": 1, "heads": 2, "context": 6, "batch_size": 3}
 
 
-@pytest.fixture(scope="module", params=["transformer", "gru"])
+@pytest.fixture(scope="module", params=["transformer", "experts", "gru"])
 def family(request):
     return CharactersConfig(model=request.param, **TINY).build()
 
@@ -46,3 +50,46 @@ def test_a_minibatch_holds_windows_of_the_text(family):
 def test_heads_must_divide_the_width():
     with pytest.raises(ValidationError, match="heads must divide width, found 3 and 4"):
         CharactersConfig(**(TINY | {"heads": 3}))
+
+
+def test_no_more_experts_are_chosen_than_there_are():
+    with pytest.raises(ValidationError, match="chosen must be at most experts, found 3 and 2"):
+        CharactersConfig(**TINY, model="experts", experts=2, chosen=3)
+
+
+class ShortConfig(CorpusConfig):
+    kind: Literal["short"] = "short"
+
+    def text(self):
+        return "a short text, of fifty characters with its full stop."
+
+
+def test_a_corpus_that_is_shorter_than_a_window_is_refused():
+    with pytest.raises(l2o.UserError, match="a corpus of 53 characters is too short for context 6"):
+        CharactersConfig(**TINY, corpus=ShortConfig()).build()
+
+
+def test_many_held_out_windows_are_thinned():
+    family = CharactersConfig(**(TINY | {"context": 2})).build()
+    characters = ManualConfig().text()[: 29401 // 2]
+    assert 128 < len(family.text.heldout) <= 256
+    seen = len(family.text.characters)
+    assert family.text.heldout[-1][0] == as_numbers(ManualConfig().text())[0][seen + (len(family.text.heldout) - 1) * 6]
+    assert seen + len(family.text.heldout) * 6 > len(characters) - 6, "they reach to the end"
+
+
+@pytest.mark.parametrize(
+    ("model", "value", "norm"),
+    [("transformer", 5.022596836090088, 2.5234739780426025), ("gru", 4.54673957, 0.46003625)],
+)
+def test_the_numbers_of_the_first_release(model, value, norm):
+    """Value and squared norm of the gradient, which studies that were published rest on."""
+    family = CharactersConfig(model=model).build("test")
+
+    @jax.jit
+    def run(family):
+        task = family.task(family.sample(jax.random.key(7)))
+        evaluation = task.evaluate(jax.random.key(8), jax.tree.map(lambda a: a[None], task.problem.start))
+        return evaluation.value[0], sum(jnp.sum(g**2) for g in jax.tree.leaves(evaluation.gradient))
+
+    np.testing.assert_allclose(run(family), (value, norm), rtol=1e-4)
