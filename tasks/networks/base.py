@@ -14,7 +14,7 @@ from l2o.core import Problem, Task
 from l2o.space.domain import Space
 from tasks.family import FamilyConfig, TaskFamily
 
-CHUNK = 1000  # most held-out inputs that go through a network at once
+CHUNK = 400  # most held-out inputs that go through a network at once
 
 Batch = tuple[Any, Any]  # inputs and targets, arrays with a common leading axis
 

@@ -118,6 +118,13 @@ def test_a_subfolder_named_after_the_kind_keeps_the_two_mnists_apart(tmp_path):
     assert max(numbers(MNISTConfig(data_dir=str(tmp_path)).load("train").images)) < 20
 
 
+@pytest.mark.parametrize("name", ["fashion_mnist", "fashion-mnist"])
+def test_fashion_mnist_in_a_folder_as_it_is_published(tmp_path, name):
+    write_mnist(tmp_path / name, "t10k", numbered_images(100, 20))
+    write_mnist(tmp_path / "cifar-10-batches-bin", "t10k", numbered_images(0, 20))
+    assert min(numbers(FashionMNISTConfig(data_dir=str(tmp_path)).load("train").images)) >= 100
+
+
 def test_the_environment_variable_names_the_folder_and_data_dir_wins(tmp_path, monkeypatch):
     write_mnist(tmp_path / "a", "t10k", numbered_images(0, 20))
     write_mnist(tmp_path / "b", "t10k", numbered_images(100, 20))
