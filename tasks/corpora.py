@@ -1,9 +1,10 @@
 """Texts to learn from: this project's manual, Python's standard library, and the Brown corpus from a folder."""
 
+import platform
 import sysconfig
 from importlib import resources
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -35,6 +36,10 @@ class CorpusConfig(Config):
         """All of the text, in ASCII."""
         raise TypeError(f"{type(self).__name__} does not define text()")
 
+    def provenance(self) -> dict[str, Any]:
+        """What else decides which text it is, as JSON, for an artifact that was trained on it."""
+        return {}
+
 
 @register
 class ManualConfig(CorpusConfig):
@@ -61,6 +66,9 @@ class PythonLibraryConfig(CorpusConfig):
         if missing is not None:
             raise UserError(f"python_library: {missing}.py is missing in {folder}, the source of this Python's library")
         return "\n".join(_ascii(read(folder / f"{name}.py")) for name in MODULES)
+
+    def provenance(self):
+        return {"python": platform.python_version()}
 
 
 @register

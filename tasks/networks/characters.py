@@ -89,6 +89,9 @@ class CharactersConfig(NetworkConfig):
         windows = windows[:: -(-len(windows) // WINDOWS)]
         return Characters(Text(jnp.asarray(seen), jnp.asarray(windows)), alphabet, self)
 
+    def provenance(self):
+        return self.corpus.provenance()
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -61,6 +61,9 @@ class FactorisationConfig(NetworkConfig):
         pairs = pairs[:: -(-len(pairs) // MOST_HELDOUT)]
         return Factorisation(jnp.asarray(seen), jnp.asarray(pairs), len(common) + 1, self)
 
+    def provenance(self):
+        return self.corpus.provenance()
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

