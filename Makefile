@@ -26,7 +26,7 @@ test: lint
 # What takes minutes and is for a release, compiled as users have it: whole studies, the shipped optimizers in the table of
 # the protocol, samplers with the shipped weights, four workers of which one is killed.
 test-slow: .venv/dev
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 XLA_FLAGS= $(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 JAX_DEBUG_KEY_REUSE=1 XLA_FLAGS= $(BIN)/python -m pytest $(PYTEST_ARGS) -m slow
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Four CPU devices, runtime type checks, key-reuse checks and a compilation cache, before anything imports jax."""
+"""Four CPU devices, runtime type checks and a compilation cache, before anything imports jax."""
 
 import gc
 import os
@@ -15,7 +15,6 @@ import pytest
 from jaxtyping import install_import_hook
 
 jax.config.update("jax_num_cpu_devices", 4)
-jax.config.update("jax_debug_key_reuse", True)
 # where the command line puts it, too, with XDG_CACHE_HOME=.jax_cache
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".jax_cache/l2o/jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # to read a program takes a tenth of compiling it
@@ -55,9 +54,22 @@ gc.set_threshold(100_000, 20, 100)  # programs are many objects, of which few ar
 __all__ = ["experiments", "l2o", "meta", "tasks"]
 
 
+KEYS = (
+    "test_protocol",
+    "test_family_protocol",
+    "test_base",
+    "test_backprop",
+    "test_perturbed",
+    "test_unroll",
+    "test_les",
+)
+
+
 @pytest.fixture(autouse=True)
-def _no_rank_promotion():
-    with jax.numpy_rank_promotion("raise"):
+def _strict(request):
+    """No rank promotion; no key used twice in the tables of what every part does: such a check takes time to trace."""
+    keys = request.path.stem in KEYS or jax.config.jax_debug_key_reuse
+    with jax.numpy_rank_promotion("raise"), jax.debug_key_reuse(keys):
         yield
 
 

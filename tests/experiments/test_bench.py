@@ -79,6 +79,7 @@ def test_a_ratio_is_taken_round_by_round():
 # update
 
 
+@pytest.mark.slow
 def test_update_saves_positive_numbers(bench, monkeypatch):
     monkeypatch.setattr(update, "SIZES", (1234,))
     found, printed, _ = bench("update")
@@ -123,6 +124,7 @@ DESCENT = gradient_based(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["backprop", "es", "pes"])
 def test_the_python_loop_estimates_what_the_compiled_steps_do(monkeypatch, kind):
     """Two windows in a row; quadratics have no randomness, so the same runs give the same losses."""
@@ -199,6 +201,7 @@ def test_the_exact_gradient_is_the_derivative_of_the_exact_loss():
         np.testing.assert_allclose(influence.exact(theta, horizon)[1], (high - low) / 2e-4, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_backprop_through_the_whole_run_learns_as_the_exact_gradient_does():
     config = parse(EstimatorConfig, {"kind": "backprop", "unroll_length": 30, "stagger": False})
     found = influence.learn(config, horizon=30, steps=6, tasks=1, rate=0.05)

@@ -109,7 +109,7 @@ def by_hand(optimizer, cell, run, runs, evaluations):
 
 
 @pytest.mark.parametrize("name", ["random", "fresh", "pairs"])
-@pytest.mark.parametrize("where", ["gp", "branin"])
+@pytest.mark.parametrize("where", ["gp", pytest.param("branin", marks=pytest.mark.slow)])
 def test_regrets_are_those_of_a_plain_loop(done, fresh, name, where):
     study, _, results, _ = done
     optimizer = {"random": RandomConfig().build(), "fresh": l2o.load(fresh).optimizer, "pairs": PairsConfig().build()}
@@ -290,6 +290,7 @@ def test_equal_below_the_floor():
     assert [c["rank"][0] for c in found["columns"]] == [1.5, 1.5]
 
 
+@pytest.mark.slow
 def test_groups_of_meta_training_seeds(tmp_path, fresh):
     config = l2o.load(fresh).config
     runs = [str(fresh), str(l2o.save(tmp_path / "b", config, config.build().init(jax.random.key(1))))]

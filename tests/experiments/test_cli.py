@@ -141,6 +141,7 @@ def test_list_names_everything_when_piped(users_folder, shell):
     assert "A learned step size." in found.out
 
 
+@pytest.mark.slow
 def test_a_users_module_trains_end_to_end(users_folder, shell):
     found = shell("train", "own.toml", "--import", "my_module", "--out", "run", cwd=users_folder)
     assert found.code == 0, found
@@ -314,6 +315,7 @@ def test_backprop_through_what_cannot_be_differentiated(opaque, through, reason)
     assert "es, pes or nres" in sentence
 
 
+@pytest.mark.slow
 def test_other_estimators_need_no_derivative(opaque):
     found = opaque("through='loop'", "meta.estimator={kind='pes', unroll_length=2}")
     assert found.code == 0 and "finished" in found.out, found

@@ -30,6 +30,7 @@ def begun(folder, config):
     return folder
 
 
+@pytest.mark.slow
 def test_a_training_goes_on(trained, tmp_path, cli):
     run = begun(tmp_path / "run", (trained / "config.toml").read_text())
     found = cli("resume", run)
@@ -39,6 +40,7 @@ def test_a_training_goes_on(trained, tmp_path, cli):
     assert "meta.steps changed from 6 to 8" in cli("resume", run, "--set", "meta.steps=8").sentence
 
 
+@pytest.mark.slow
 def test_a_recording_goes_on(tmp_path, cli):
     config = Data.load(
         "bbob_tiny", ['source.task.functions=["sphere"]', "source.trials=4", "source.task.dimensions=[1]"]

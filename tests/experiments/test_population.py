@@ -119,7 +119,9 @@ def by_hand(optimizer, cell, i, runs, rounds, scale=1.0):
     return values, task.measure(keys.measure, x[np.argmin(value)])
 
 
-@pytest.mark.parametrize(("name", "n", "rounds"), [("fresh", 6, 4), ("rated", 6, 4), ("five", 5, 4)])
+@pytest.mark.parametrize(
+    ("name", "n", "rounds"), [("fresh", 6, 4), ("rated", 6, 4), pytest.param("five", 5, 4, marks=pytest.mark.slow)]
+)
 def test_every_run_is_that_of_a_plain_loop(done, fresh, name, n, rounds):
     study, _, results, _, _ = done
     choice = results["chosen"]["bbob"][name]
@@ -301,6 +303,7 @@ def without_time(results):
     return [without_time(value) for value in results] if isinstance(results, list) else results
 
 
+@pytest.mark.slow
 def test_measures(tmp_path, fresh):
     pendulum = {"kind": "pendulum", "width": 1, "episodes": 1, "steps": 20}
     fields = {"tasks": {"pendulum": pendulum}, "trained": {}, "tune": SOLE, "measures": ["return"]}

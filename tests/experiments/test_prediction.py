@@ -228,6 +228,7 @@ def test_the_process_sees_what_is_before_and_no_more():
     np.testing.assert_allclose(less["deviation"], 0.5 * found["deviation"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_fits_are_more_probable_than_those_of_the_baseline():
     generator = np.random.default_rng(0)
     with jax.enable_x64(True):

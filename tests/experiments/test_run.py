@@ -77,6 +77,7 @@ def test_the_report_is_self_contained(trained):
     assert "hidden = 2" in page and "tiny" in page
 
 
+@pytest.mark.slow
 def test_text_in_a_report_is_escaped(tmp_path, tiny):
     run = tmp_path / "a<b>&c"
     Experiment.load(tiny, ["description='<script>alert(1)</script>'", "meta.steps=2"]).train(run, quiet=True)
@@ -121,6 +122,7 @@ def test_training_from_python_gives_an_optax_transformation(tmp_path, tiny, trai
         params = new
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_theta(tmp_path, tiny, trained):
     Experiment.load(tiny, ["seed=4"]).train(tmp_path / "run", quiet=True)
     assert theta_of(tmp_path / "run") != theta_of(trained)
@@ -190,6 +192,7 @@ def test_write_leaves_one_whole_file(tmp_path):
     assert (tmp_path / "a.txt").read_text(encoding="utf-8") == "new é"
 
 
+@pytest.mark.slow
 def test_training_starts_from_another_run(tmp_path, tiny, trained):
     """With a meta learning rate below the last bit of theta, what comes out is what was put in."""
     Experiment.load(

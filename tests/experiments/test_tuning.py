@@ -134,6 +134,7 @@ def test_tasks_that_have_as_many_parameters_are_one_program():
     assert all(cell.about is not None and cell.least < cell.median for cell in every)
 
 
+@pytest.mark.slow
 def test_functions_are_tasks_of_their_own_seeds():
     groups = {"functions": {"task": MIXED, "instances": 2}}
     tune = {"task": {**MIXED, "functions": ["sphere"]}, "tasks": 1}

@@ -119,7 +119,9 @@ def chosen(how, seen=(), policy=None, best=0.9):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("source", ["prior", "random", "both", "near"])
+@pytest.mark.parametrize(
+    "source", ["both", *(pytest.param(s, marks=pytest.mark.slow) for s in ("prior", "random", "near"))]
+)
 @pytest.mark.parametrize("name", ACQUISITIONS)
 def test_the_best_candidate_is_chosen_and_not_twice(name, source):
     how = ChoiceRule(name, 64, source, Sampling(), 1.0, BINS)
@@ -143,6 +145,7 @@ def test_a_roll_finds_the_least_value_of_what_the_policy_goes_on_with(token, lea
     np.testing.assert_allclose(found, (least + 0.5) / BINS)
 
 
+@pytest.mark.slow
 def test_with_lookahead_the_best_candidate_is_still_chosen():
     """Where nothing can be learned on the way, planning changes nothing."""
     policy = jnp.where(jnp.arange(8) == 7, 2.0, 0.0)

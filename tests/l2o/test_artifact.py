@@ -380,6 +380,7 @@ def test_what_is_shipped():
         assert {"experiment", "command", "seed", "seconds", "device"} <= provenance.keys()
 
 
+@pytest.mark.slow
 def test_other_settings_of_the_same_meta_parameters(tmp_path):
     config = OptFormerConfig(bins=8, width=16, heads=2, feedforward=8, decoder_layers=1)
     loaded = l2o.load(l2o.save(tmp_path, config, config.build().init(jax.random.key(0))))

@@ -111,6 +111,7 @@ def test_sobol_begins_again_with_another_shift_and_differs_between_keys():
 # --- Gaussian processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [GPEIConfig(max_trials=32), GPUCBConfig(max_trials=32)])
 def test_gaussian_processes_find_the_minimum_of_branin(config):
     play, regrets = player(config.build(), branin, BRANIN, 32), []
@@ -121,6 +122,7 @@ def test_gaussian_processes_find_the_minimum_of_branin(config):
     assert np.median(regrets) < 0.1
 
 
+@pytest.mark.slow
 def test_the_fit_is_as_good_as_that_of_scikit_learn():
     """The likelihood found from afar, in 60 steps, against scikit-learn's best of many starts."""
     x = jax.random.uniform(jax.random.key(0), (40, 2))
@@ -196,6 +198,7 @@ def test_failed_evaluations_count_as_the_worst_and_values_of_any_size_are_standa
     assert np.isfinite(standardised(jnp.full(5, 3.0), used)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [lambda x: x[..., 0] > 5.0, lambda x: x[..., 0] > -99.0])
 def test_gp_goes_on_when_evaluations_fail_and_when_the_buffer_is_full(failing):
     config = GPEIConfig(initial=3, max_trials=8, fit_steps=4, candidates=64)

@@ -41,6 +41,7 @@ def generations(optimizer, count=5, start=START, scale=SCALE):
     return asked, keys
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [
     SepCMAESConfig(), XNESConfig(), OpenESConfig(), PGPEConfig(), EvosaxLESConfig(), EvosaxLGAConfig(),
     EvosaxCMAAnchoredLESConfig(),

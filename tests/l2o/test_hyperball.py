@@ -132,6 +132,7 @@ def test_no_gradient_and_no_parameters():
         tx.update({"w": jnp.ones((2, 2))}, tx.init({"w": jnp.ones((2, 2))}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inner", ["muon", "adam"])
 def test_configuration_and_its_schedule_stays_on_the_sphere(inner):
     config = l2o.kinds(l2o.BaselineConfig)["hyperball"](

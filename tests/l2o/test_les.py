@@ -344,6 +344,7 @@ def test_in_double_precision_the_state_is():
     assert {*told[1].inner, told[1].best} == {jnp.dtype(jnp.float64)}
 
 
+@pytest.mark.slow
 def test_it_is_meta_trained_by_vmap_and_by_backprop():
     config = LESConfig(population_size=4)
     learned, problem = config.build(), Problem(Space.free(), jnp.ones(3), 0.5)

@@ -197,6 +197,7 @@ def test_the_inverse_factor_is_one(k):
     np.testing.assert_allclose(inverse, np.linalg.inv(np.linalg.cholesky(np.asarray(gram, np.float64))), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_batch_of_batches_equals_a_loop():
     x, y = data(9)
     memories = [

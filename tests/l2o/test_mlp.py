@@ -290,6 +290,7 @@ def test_vmap_over_models_and_weights_equals_a_loop():
         assert_close(jax.tree.map(lambda a, i=i: a[i], batched), run(theta, PARAMS, sequence, losses()))
 
 
+@pytest.mark.slow
 def test_untrained_it_learns_digits():
     family = MLPClassifierConfig(activation="relu", init="lecun", start_scale=1.0, batch_size=64).build("test")
     network = MLPConfig().build()

@@ -99,7 +99,14 @@ def small(name):
     return l2o.kinds(l2o.BaselineConfig)[name](**settings) if name.startswith("gp_") else name
 
 
-@pytest.mark.parametrize("name", [name for name in black_box() if name != "optformer"])
+# algorithms behind adapters that others of their kind go through, too
+ALIKE = ("pso", "snes", "sep_cma_es", "xnes", "pgpe", "open_es", "evosax_les", "evosax_lga", "gp_ucb", "shuffled_grid")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in ALIKE else n for n in black_box() if n != "optformer"],
+)
 def test_every_black_box_name_asks_for_the_same_points(name):
     """As far as rounding goes: the values of f - 1e12 have four digits. One evaluation fails."""
     if name == "tpe":

@@ -86,7 +86,13 @@ def assert_same_run(plain, lifted):
     assert_equal(state.inner, inner)
 
 
-@pytest.mark.parametrize("kind", TUNED)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(k, marks=pytest.mark.slow) if k in ("soap", "shampoo", "normuon", "nag", "lion", "sgd") else k
+        for k in TUNED
+    ],
+)
 def test_every_lifted_baseline_equals_a_plain_loop_to_the_bit(kind):
     config = TUNED[kind](learning_rate=0.05)
     plain = plain_loop(config.over(0.05, jnp.asarray(25)), jax.random.key(1), 25)

@@ -86,7 +86,7 @@ def played(optimizer, task, state, key, trials):
     return jnp.stack(points)
 
 
-@pytest.mark.parametrize("fail", [False, True])
+@pytest.mark.parametrize("fail", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_likelihood_is_what_was_sampled_with(theta, fail):
     """The sum over a run of the log-probabilities of its draws, at a fixed range, is its log_prob."""
     task, optimizer = problem(range=fixed()), bound(theta)
@@ -329,6 +329,7 @@ def test_longer_than_it_remembers(theta):
     assert np.all(jax.vmap(mixed().contains)(played(optimizer, task, state, jax.random.key(2), 20)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_dtypes_agree(theta, dtype):
     config = TINY.model_copy(update={"dtype": dtype})
@@ -352,6 +353,7 @@ def test_odd_histories(theta, values):
     assert mixed().contains(x[0])
 
 
+@pytest.mark.slow
 def test_odd_spaces(theta):
     names = ["学習率 🎲", "n" * 500, '"<name>",&*|']
     space = SearchSpace.from_dict(
@@ -405,6 +407,7 @@ def test_tokens_of_a_slot_do_not_depend_on_the_number_of_parameters():
     np.testing.assert_allclose(distances.sum(-1), [*far, [0.0] * 7], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_runs_side_by_side_are_those_one_by_one(theta):
     """Also where some of them read everything again and others do not, under one jit."""
     levels = jnp.array([[0, 3, 9], [4, 0, 2], [0, 0, 0], [5, 2, 3]])

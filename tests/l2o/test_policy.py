@@ -75,6 +75,7 @@ def test_suggestions_are_legal_different_and_decided_by_record_and_seed(ranking,
         assert policy.suggest(record, 2, seed=1) == found[:2] != policy.suggest(record, 2, seed=2)
 
 
+@pytest.mark.slow
 def test_a_space_that_is_used_up_is_suggested_again(ranking):
     space = SearchSpace.from_dict({"only": ["a", "b"], "one": {"kind": "integer", "low": 3, "high": 3}})
     found = ranking.suggest(Record(space), 3)

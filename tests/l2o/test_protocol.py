@@ -42,7 +42,17 @@ OPTIMIZERS = [
 ]
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 # algorithms of evosax behind one adapter, and one process with two acquisitions: others of their kind have all tests
-ALIKE = {f"baseline {kind}" for kind in ("pso", "snes", "sep_cma_es", "xnes", "pgpe", "evosax_les", "gp_ucb")}
+RULES = (
+    "soap",
+    "shampoo",
+    "normuon",
+    "schedule_free",
+    "nag",
+    "momentum",
+    "adamw",
+    "prodigy",
+)  # of optax, through one lift
+ALIKE = {f"baseline {kind}" for kind in (*RULES, "pso", "snes", "sep_cma_es", "xnes", "pgpe", "evosax_les", "gp_ucb")}
 LARGE = {"fresh optformer", "fresh rnn"}
 every_way = pytest.mark.parametrize(
     "name", [pytest.param(n, marks=pytest.mark.slow) if isinstance(n, str) and n in ALIKE else n for n in OPTIMIZERS]
@@ -162,7 +172,7 @@ def test_signatures(name):
     assert found == expected
 
 
-@every_optimizer
+@every_way
 def test_shapes_are_stable_and_ask_may_be_called_twice(name):
     optimizer, chosen = compiled(name)[0], problem(name)
     init_key, *keys = jax.random.split(jax.random.key(1), 5)
@@ -192,7 +202,7 @@ def test_jit_equals_eager(name):
 
 
 @pytest.mark.slow  # the next one has the same scan, over a batch
-@every_optimizer
+@every_way
 def test_scan_equals_a_loop(name):
     found = jax.jit(functools.partial(scanned, build(name)))(problem(name))
     assert_close(name, found, looped(name, problem(name)))

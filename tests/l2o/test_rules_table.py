@@ -121,6 +121,7 @@ LEAVES = {
 }
 
 
+@pytest.mark.slow
 @every_rule
 def test_leaves_of_every_kind(rule):
     grads = jax.tree.map(lambda a: a + jnp.ones((), a.dtype), LEAVES)

@@ -77,6 +77,7 @@ FORMS = pytest.mark.parametrize("kind", ["evosax", "les", "lga"])
 # --- the form
 
 
+@pytest.mark.slow
 @FORMS
 def test_it_has_what_evosaxs_users_use(kind):
     es = algorithm(kind)
@@ -144,6 +145,7 @@ def test_what_is_replaced_in_the_state_counts():
     jax.tree.map(lambda a: np.testing.assert_allclose(a, 7.0, atol=0.01), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["les", "lga"])
 def test_failures_and_shaped_fitness(kind):
     def failing(x):

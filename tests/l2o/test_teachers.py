@@ -88,7 +88,7 @@ def run(optimizer, space, f=None, steps=20, seed=0, horizon=None):
 
 
 @every_teacher
-@pytest.mark.parametrize("space", [ALL, BOX], ids=["mixed", "box"])
+@pytest.mark.parametrize("space", [ALL, pytest.param(BOX, marks=pytest.mark.slow)], ids=["mixed", "box"])
 def test_proposals_lie_in_the_space_whatever_fails(kind, space):
     def failing(x):
         value = sphere(space)(x)
@@ -98,7 +98,10 @@ def test_proposals_lie_in_the_space_whatever_fails(kind, space):
     assert jax.vmap(space.contains)(x).all()
 
 
-@every_teacher
+@pytest.mark.parametrize(
+    "kind",
+    [k if k in ("eagle", "hill_climbing", "gp_ucb") else pytest.param(k, marks=pytest.mark.slow) for k in TEACHERS],
+)
 def test_many_runs_at_once_are_the_runs_one_by_one(kind):
     """Of spaces of one coordinate: a real number, a category, and a category that leaves no choice."""
     play = player(TEACHERS[kind].build(), steps=40)
@@ -370,6 +373,7 @@ def test_results_out_of_order_and_several_at_once_make_generations():
 # --- Gaussian processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spaces", [[ALL], SINGLE], ids=["mixed", "single"])
 def test_gp_ucb_proposes_points_of_the_space_whatever_fails(spaces):
     optimizer = GPUCBConfig(max_trials=8, first="centre", initial=1, fit_steps=2, candidates=16, ascent_steps=2).build()

@@ -204,7 +204,7 @@ def test_meta_gradients_of_the_lstm_equal_a_python_loop(stop):
 
 
 @pytest.mark.parametrize("remat", ["step", "segment"])
-@pytest.mark.parametrize("steps", [1, 4, 7])
+@pytest.mark.parametrize("steps", [7, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))])
 def test_remat_changes_neither_values_nor_meta_gradients(remat, steps):
     network = LSTMConfig(layers=1, hidden=4).build()
     theta = network.init(jax.random.key(3))
@@ -224,6 +224,7 @@ def test_a_black_box_task_unrolls_and_refuses_optimizers_that_need_gradients():
         unroll(adam, blind, adam.init(jax.random.key(0), blind.problem), jax.random.key(1), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3])
 def test_what_is_judged_is_recorded_and_never_told(n):
     judged = Task.from_loss(loss, task().problem, judge=lambda key, x, value: value + jnp.sum(x["v"]) + 7)

@@ -82,6 +82,7 @@ def test_a_box_is_the_unit_cube(bounds):
     np.testing.assert_array_equal(view.assignment(np.ones_like(u), 0), high)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gp_ei", "evolution_strategy", "tpe"])
 def test_a_narrow_range_far_from_zero_is_searched(name):
     """With the same points as the range that begins at zero."""

@@ -225,6 +225,7 @@ def test_the_validation_of_a_training_that_would_have_grown_at_its_end(tmp_path,
     jax.tree.map(np.testing.assert_array_equal, result.theta, seen[4][1])
 
 
+@pytest.mark.slow
 def test_resumed_in_the_middle_of_a_stage(tmp_path, monkeypatch):
     scores = [1, 2, 9, 8, 8.5, 7]
     whole, seen = grow(tmp_path / "whole", monkeypatch, scores)

@@ -120,6 +120,7 @@ ALGORITHMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("evosax")
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_it_learns_the_learning_rate(algorithm):
@@ -143,6 +144,7 @@ def test_it_learns_the_learning_rate(algorithm):
     assert np.all(metrics["moved"][:, 0] > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("evosax")
 @pytest.mark.parametrize("devices", [1, 4])
 def test_all_members_see_the_same_tasks_and_noise(monkeypatch, devices):
@@ -197,6 +199,7 @@ def test_resumed_equals_uninterrupted_to_the_bit(tmp_path):
     assert not np.array_equal(whole.theta, START)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("evosax")
 def test_decay_shrinks_the_mean():
     def theta(**fields):

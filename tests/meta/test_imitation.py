@@ -208,6 +208,7 @@ def test_every_study_counts_with_its_weight_and_names_are_dropped_so_often(paths
     assert np.all(np.diff(family.train[1].total) >= 0)
 
 
+@pytest.mark.slow
 def test_some_of_the_last_trials_are_told_as_in_progress(family, paths):
     """Not in studies without `pending`; in all cases the likelihood of their values is 0."""
     problem, run = drawn(family, 8, 24, 300)

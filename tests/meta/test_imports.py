@@ -119,6 +119,7 @@ def test_what_has_no_equal_here_is_refused(url, tmp_path, fields, objective, wor
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_studies_as_the_sampler_reads_them(url, tmp_path):
     made = study(url, direction="maximize")
 

@@ -54,7 +54,9 @@ def alone(kind, n, i):
     return follow(build(PARTS[kind]), jax.random.split(jax.random.key(1), n)[i])
 
 
-@pytest.mark.parametrize(("kinds", "weights"), [("backprop pes", [0.2, 3.0]), ("pes nres", None)])
+@pytest.mark.parametrize(
+    ("kinds", "weights"), [("backprop pes", [0.2, 3.0]), pytest.param("pes nres", None, marks=pytest.mark.slow)]
+)
 def test_a_mix_is_the_weighted_sum_of_its_parts(kinds, weights):
     """Over four estimates, in which the parts restart their runs at different times."""
     kinds = kinds.split()

@@ -198,6 +198,7 @@ def test_expected_improvement_goes_on_where_it_stopped():
     np.testing.assert_allclose(jnp.concatenate([first, second]), whole, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("log", [False, True])
 def test_the_gradient_of_expected_improvement_equals_finite_differences(log):
     """With respect to each query, those before it being constants; in float64."""

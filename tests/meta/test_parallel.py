@@ -128,6 +128,7 @@ def test_a_device_without_a_finite_run_has_no_say_in_the_loss(lost):
     np.testing.assert_array_equal(state, losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tasks", "batch"), [(8, None), (6, 1), (3, None)])
 def test_evaluation_on_a_mesh_equals_one_without(tasks, batch):
     theta, key, objective = LEARNED.init(jax.random.key(2)), jax.random.key(3), SumConfig().build()
@@ -421,6 +422,7 @@ def check_two(run, alone, printed):
         np.testing.assert_allclose([row[name] for row in first], [row[name] for row in second], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one(alone):
     printed = two_processes(alone, "mine.toml")
     assert [path.name for path in (alone / "runs").iterdir()] == ["mine-1"]

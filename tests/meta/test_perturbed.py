@@ -286,6 +286,7 @@ def descend(theta, params, steps):
     return jnp.stack(values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["es", "pes"])
 def test_little_noise_and_many_pairs_give_the_gradient(kind):
     """The mean of e e^T over P pairs is the identity up to about sqrt(3 / P)."""

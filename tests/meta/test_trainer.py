@@ -287,6 +287,7 @@ def test_what_is_validated_is_the_average(whole):
     assert whole.result.validation == min(row["validation"] for row in whole.rows)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_before_the_first_validation(tmp_path):
     """The theta that training started from is still there to be saved, and the resumed run keeps none of it."""
     fields = {"checkpoint_every": 2, "validate_every": 1000}
@@ -319,6 +320,7 @@ class Broken(TaskFamily):
         return Task.from_loss(lambda key, x: jnp.nan * jnp.sum(x), Problem(Space.free(), params))
 
 
+@pytest.mark.slow
 def test_gradients_that_keep_failing_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "PATIENCE", 5)
     rows = []

@@ -74,6 +74,7 @@ def test_arrays_are_padded_and_points_lie_in_their_spaces(recorded):
     assert set(studies.levels[~small].ravel()) >= {0, 2, 8}
 
 
+@pytest.mark.slow
 def test_another_evaluation_of_the_points_finds_the_values(recorded):
     config, studies = rollouts(), load(recorded).studies
     for d, members in by_dimension(config.task).items():
@@ -91,6 +92,7 @@ def test_another_evaluation_of_the_points_finds_the_values(recorded):
             assert np.std(studies.y[rows]) > 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_makes_the_same_bytes_on_any_number_of_devices_and_another_seed_others(recorded, tmp_path):
     generate(rollouts(), tmp_path / "again", seed=5, devices=jax.devices()[:2])
     assert files(tmp_path / "again") == files(recorded)
@@ -225,6 +227,7 @@ def test_what_cannot_be_recorded_is_refused_before_anything_is_written(tmp_path,
     assert not (tmp_path / "set").exists()
 
 
+@pytest.mark.slow
 def test_programs_that_call_lapack_run_one_at_a_time():
     """Two at once can wait for each other's threads for ever."""
     settings = {"max_trials": 3, "initial": 1, "candidates": 8, "fit_steps": 1, "ascent_steps": 1}

@@ -109,7 +109,9 @@ def test_every_task_starts_inside_and_no_value_is_below_f_opt():
     assert np.all(inside) and np.all(least >= 0)
 
 
-@pytest.mark.parametrize("name", NOISES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if i % 3 else n for i, n in enumerate(NOISES)]
+)
 def test_noise_is_told_and_judged_is_free_of_it(name):
     family, params = only((1, 0, 0), noises=(name,))
     params = one(params)

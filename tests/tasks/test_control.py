@@ -43,6 +43,7 @@ def test_the_reward_is_one_in_a_centre_and_half_at_its_radius():
     np.testing.assert_allclose(values, [1, 0.5, 0.5, 0], atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repellers", [1, 2, 5])
 def test_values_and_gradients_are_finite_everywhere(repellers):
     family = RepellersConfig(repellers=repellers).build()

@@ -13,6 +13,9 @@ from meta.recordings.rollouts import RolloutsConfig, generate
 from tasks.family import FamilyConfig, TaskFamily
 
 KINDS = list(l2o.kinds(FamilyConfig))
+# families of networks through one base class, of which others have all tests, and tests/tasks/networks/ has more
+ALIKE = ("autoencoder", "characters", "conv_classifier", "coordinate_network", "residual_classifier", "vit_classifier")
+PARAMETERS = [pytest.param(kind, marks=pytest.mark.slow) if kind in ALIKE else kind for kind in KINDS]
 FIELDS = {
     "function": {"function": "hartmann6"},
     "mixture": {"families": [{"kind": "mlp_classifier"}, {"kind": "quadratic"}]},
@@ -54,7 +57,7 @@ def configured(kind):
     return l2o.kinds(FamilyConfig)[kind](**FIELDS.get(kind, {}))
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=PARAMETERS)
 def family(request):
     return configured(request.param).build().parts[-1]
 

@@ -10,6 +10,7 @@ from tasks.optimum import minima
 DRAWS = 4000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", ["squared_exponential", "matern52"])
 @pytest.mark.parametrize("d", [1, 3])
 def test_draws_have_the_mean_and_covariance_of_their_prior(kernel, d):

@@ -126,6 +126,7 @@ def test_one_program_serves_all_tasks_with_the_same_number_of_parameters(small):
     assert len(traces) == 2
 
 
+@pytest.mark.slow
 def test_parts_of_the_family_have_all_tasks_of_a_number_of_parameters(small, path):
     parts = HPOConfig(**SMALL).build().parts
     assert len(parts) == 2

@@ -107,6 +107,7 @@ def test_the_start_and_the_scale_are_those_of_the_config():
     assert np.any(small().task(family.sample(jax.random.key(12))).problem.start)
 
 
+@pytest.mark.slow
 def test_digits_with_a_thousand_weights_are_learned_by_a_classical_strategy():
     family = NeuroevolutionConfig(family=MLPClassifierConfig(width=16)).build()
     optimizer = SNESConfig(population_size=32).build()

@@ -21,6 +21,7 @@ def drawn(family, n, seed=0):
     return jax.vmap(family.sample)(jax.random.split(jax.random.key(seed), n))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_published_minima_are_found(name):
     family = FunctionConfig(function=name, normalize=True).build()
@@ -29,6 +30,7 @@ def test_published_minima_are_found(name):
     np.testing.assert_allclose(found, known, atol=3e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dimension", [1, 2])
 def test_nothing_on_a_dense_grid_is_lower(dimension):
     family = GPConfig(dimension=dimension).build()
@@ -41,6 +43,7 @@ def test_nothing_on_a_dense_grid_is_lower(dimension):
     np.testing.assert_allclose(found, values, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_noise_is_left_out_where_the_task_says_how():
     quiet, noisy = (GPConfig(dimension=1, noise=noise).build() for noise in (0.0, 1.0))
     found = [minima(family, drawn(quiet, 2), jax.random.key(1)) for family in (quiet, noisy)]

@@ -209,6 +209,7 @@ def test_constants_and_starts_are_drawn_as_the_config_says(name):
     assert problem.space.is_free and problem.scale == 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "gain"), [("cartpole", 0.3), ("pendulum", 0.15)])
 def test_a_classical_strategy_learns(name, gain):
     """The policy that does nothing, where it starts, returns 0.12 on the cart-pole and 0.3 on the pendulum."""

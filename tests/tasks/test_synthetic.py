@@ -53,7 +53,9 @@ def transformed(name, **fields):
 
 
 @pytest.mark.parametrize("name", ANY)
-@pytest.mark.parametrize("fields", SETTINGS, ids=["default", "all"])
+@pytest.mark.parametrize(
+    "fields", [pytest.param(SETTINGS[0], marks=pytest.mark.slow), SETTINGS[1]], ids=["default", "all"]
+)
 def test_a_transformed_function_attains_its_minimum_inside_the_cube(name, fields):
     """And stays above it at random points and corners, with finite gradients everywhere."""
     family = transformed(name, **fields)
@@ -74,6 +76,7 @@ def test_a_transformed_function_attains_its_minimum_inside_the_cube(name, fields
     np.testing.assert_allclose(f_opt * family.unit, functions.FUNCTIONS[name].landmarks(d).f_opt, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["branin", "goldstein_price", "hartmann3", "hartmann6"])
 def test_a_search_of_the_cube_finds_the_minimum_and_nothing_below(name):
     family = transformed(name, rotate=True)

@@ -23,7 +23,10 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+SLOW = ("residual_classifier", "vit_classifier", "conv_classifier", "characters")  # files of their own test them, too
+
+
+@pytest.fixture(scope="module", params=[pytest.param(k, marks=pytest.mark.slow) if k in SLOW else k for k in CONFIGS])
 def family(request):
     return l2o.kinds(FamilyConfig)[request.param](**CONFIGS[request.param]).build()
 

@@ -15,7 +15,7 @@ from tasks.networks.characters import CharactersConfig
 TINY = {"width": 4, "depth": 1, "heads": 2, "context": 6, "batch_size": 3}
 
 
-@pytest.fixture(scope="module", params=["transformer", "experts", "gru"])
+@pytest.fixture(scope="module", params=["transformer", "experts", pytest.param("gru", marks=pytest.mark.slow)])
 def family(request):
     return CharactersConfig(model=request.param, **TINY).build()
 
@@ -78,6 +78,7 @@ def test_many_held_out_windows_are_thinned():
     assert seen + len(family.text.heldout) * 6 > len(characters) - 6, "they reach to the end"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "value", "norm"),
     [("transformer", 5.022596836090088, 2.5234739780426025), ("gru", 4.54673957, 0.46003625)],

@@ -245,6 +245,7 @@ def test_impossible_settings_are_refused(fields):
 # several activations
 
 
+@pytest.mark.slow
 def test_each_task_draws_one_of_several_activations():
     names = ("relu", "tanh", "swish")
     fields: dict[str, Any] = {"width": 5, "depth": 2, "start_scale": 1.0, "batch_size": 6}
@@ -350,6 +351,7 @@ def test_a_training_loss_below_the_floor_does_not_count_beside_validation():
     np.testing.assert_allclose(other.judged, free.judged * (9 / free.value) ** 0.5, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "value", "norm"),
     [
