@@ -14,8 +14,9 @@ from experiments.study.grid import report
 from experiments.study.grid import run as grids
 from experiments.study.grid.cells import Cell, cells, family_of
 from experiments.study.grid.config import Grid
-from experiments.study.grid.losses import choose, final, log_loss
 from experiments.study.grid.report import failures, over_seeds
+from experiments.study.grid.ways import choose
+from experiments.study.losses import final, log_loss
 from l2o.errors import UserError
 
 TINY = {
@@ -112,7 +113,7 @@ def test_runs_come_from_the_test_split_and_rates_from_the_training_split(tmp_pat
     class Recorder(grids.Runner):
         def __call__(self, argument, split, runs):
             asked.append((split, runs))
-            values = np.full((runs, self.cell.horizon + 1), 1.0 if split == "test" else 2.0 - float(argument))
+            values = np.full((runs, self.horizon + 1), 1.0 if split == "test" else 2.0 - float(argument))
             return {"value": values, "heldout_loss": np.ones(runs), "heldout_accuracy": np.ones(runs)}, 1e-6
 
     monkeypatch.setattr(grids, "Runner", Recorder)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiments.study.grid.time_to_result import profile, profile_scores, ratios, score, steps_to
+from experiments.study.grid.ways import rivals
+from experiments.study.time_to_result import profile, profile_scores, ratios, score, steps_to
 
 
 def test_steps_to_a_target():
@@ -26,15 +27,16 @@ COLUMNS = [
 
 def test_times_are_divided_by_the_shortest_of_those_with_one_setting():
     expected = [[1, 2, np.inf], [2, 1, 1], [0.5, 1, 2]]  # the fourth workload is finished by no rival
-    np.testing.assert_array_equal(ratios(COLUMNS, "steps"), expected)
+    np.testing.assert_array_equal(ratios(COLUMNS, rivals(COLUMNS), "steps"), expected)
 
 
 def test_a_profile_counts_workloads_and_its_score_is_the_area_under_it():
-    ratio = ratios(COLUMNS, "steps")[0]
+    ratio = ratios(COLUMNS, rivals(COLUMNS), "steps")[0]
     np.testing.assert_allclose(profile(ratio, np.array([1.0, 1.9, 2.0, 4.0])), [1 / 3, 1 / 3, 2 / 3, 2 / 3])
     at = np.linspace(1, 4, 30_001)
     assert score(ratio) == pytest.approx(np.trapezoid(profile(ratio, at), at) / 3, abs=1e-4)
-    assert profile_scores(COLUMNS)[1] == {"steps": pytest.approx((2 / 3 + 1 + 1) / 3), "seconds": pytest.approx(8 / 9)}
+    scores = profile_scores(COLUMNS, rivals(COLUMNS))
+    assert scores[1] == {"steps": pytest.approx((2 / 3 + 1 + 1) / 3), "seconds": pytest.approx(8 / 9)}
 
 
 def test_no_workload_is_no_score():

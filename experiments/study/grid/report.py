@@ -5,12 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.page import colours, figure_of, panels
+from experiments.study import figures
 from experiments.study.grid.cells import Cell
-from experiments.study.grid.time_to_result import LARGEST, MEASURES, profile, ratios, rivals
+from experiments.study.grid.ways import rivals
 from experiments.study.report import Figure, Report, Section, Shown, Table, bracketed
-
-ACROSS = 4  # panels of the figure of curves
+from experiments.study.time_to_result import LARGEST
 
 
 def report(results: dict[str, Any]) -> Report:
@@ -174,45 +173,15 @@ def profile_notes(results: dict[str, Any]) -> str:
 
 def heatmap(results: dict[str, Any]) -> Any:
     """The figure of ratios to the reference, by column and cell."""
-    columns, cells = best_first(results), names_of_cells(results)
-    logs = np.log10([[max(cell["ratio"][0], 1e-30) for cell in column["cells"]] for column in columns])
-    figure = figure_of(4 + 0.42 * len(cells), 2.5 + 0.3 * len(columns))
-    axes = figure.subplots()
-    drawn = axes.imshow(np.clip(logs, -3, 3), cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto")
-    axes.set_xticks(range(len(cells)), cells, rotation=90, fontsize=8)
-    axes.set_yticks(range(len(columns)), [column["name"] for column in columns], fontsize=8)
-    figure.colorbar(drawn, label=f"log10 of final loss / {results['reference']}")
-    return figure
+    ratios = {column["name"]: [cell["ratio"][0] for cell in column["cells"]] for column in best_first(results)}
+    return figures.heatmap(names_of_cells(results), ratios, f"log10 of final loss / {results['reference']}")
 
 
 def profile_figure(columns: list[dict[str, Any]]) -> Any:
     """The figure of the shares of workloads that are finished within a multiple of the shortest time."""
-    figure = figure_of(11, 3.8)
-    at = np.geomspace(1, LARGEST, 200)
-    shown = [column["name"] for column in rivals(columns)]
-    for axes, measure in zip(figure.subplots(1, 2, sharey=True), MEASURES, strict=True):
-        axes.set_prop_cycle(color=colours("tab20"))
-        for column, ratio in zip(columns, ratios(columns, measure), strict=True):
-            if column["name"] in shown:
-                style = {"lw": 2.4} if column["learned"] else {"lw": 1.2}
-                axes.step(at, profile(ratio, at), where="post", label=column["name"], **style)
-        axes.set(xscale="log", xlabel=f"{measure} to the target / the fewest", xlim=(1, LARGEST), ylim=(0, 1.02))
-        axes.set_xticks([1, 2, 3, 4], ["1", "2", "3", "4"])
-        axes.minorticks_off()
-    figure.axes[0].set_ylabel("share of workloads")
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
-    return figure
+    return figures.profiles(rivals(columns))
 
 
 def curves(results: dict[str, Any]) -> Any:
     """The figure of training losses in every cell."""
-    cells, ours = names_of_cells(results), learned(results)
-    figure, places = panels(len(cells), ACROSS, 4, 2.6)
-    for index, (axes, cell) in enumerate(zip(places, cells, strict=True)):
-        for name, found in results["curves"].items():
-            every, loss = found[index]["every"], found[index]["loss"]
-            axes.plot(np.arange(len(loss)) * every, loss, lw=1.8 if name in ours else 1, label=name)
-        axes.set(yscale="log", title=cell)
-        axes.title.set_fontsize(9)
-    figure.axes[0].legend(fontsize=6)
-    return figure
+    return figures.curves(names_of_cells(results), results["curves"], learned(results))

@@ -8,12 +8,12 @@ from experiments.study import statistics
 from experiments.study.columns import checksums, label
 from experiments.study.grid.cells import Cell
 from experiments.study.grid.config import Grid
-from experiments.study.grid.losses import WAYS, final, log_loss
 from experiments.study.grid.run import Found, Plan
-from experiments.study.grid.time_to_result import profile_scores, steps_to
+from experiments.study.grid.ways import WAYS, rivals
+from experiments.study.losses import final, log_loss, smoothed
+from experiments.study.time_to_result import profile_scores, steps_to
 
 HELDOUT_FLOOR = 1e-4
-POINTS = 50  # of a curve, about
 
 
 def summary(plan: Plan, found: Found) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def summary(plan: Plan, found: Found) -> dict[str, Any]:
                 ],
             }
         )  # fmt: skip
-    for column, scores in zip(table, profile_scores(table), strict=True):
+    for column, scores in zip(table, profile_scores(table, rivals(table)), strict=True):
         column["profile"] = scores
     ratios = {name: (logs[name] - logs[reference]).mean(1) for name in rows}
     groups = {
@@ -83,26 +83,18 @@ def summary(plan: Plan, found: Found) -> dict[str, Any]:
         "rates": {name: dict(zip(WAYS[:2], chosen[:2, 0].tolist(), strict=True)) for name, chosen in rates.items()},
         "columns": table,
         "groups": {name: [_exponential(statistics.interval(r)) for r in of_cells] for name, of_cells in groups.items()},
-        "curves": _curves(grid, settings, rows, table, reference),
+        "curves": _curves(grid, rows, table, reference),
     }
 
 
 def _curves(
-    grid: Grid, settings: list[Cell], rows: dict[str, list[dict[str, Any]]], table: list[dict[str, Any]], reference: str
+    grid: Grid, rows: dict[str, list[dict[str, Any]]], table: list[dict[str, Any]], reference: str
 ) -> dict[str, list[dict[str, Any]]]:
     """Geometric mean losses of learned columns, the reference, and rules with a cosine schedule."""
     columns = sorted(table, key=lambda column: column["ratio"][0])
     names = [column["name"] for column in columns if column["learned"]]
     names += [reference, *(c["name"] for c in columns if c["name"].endswith("-cosine (grid)"))]
-
-    def curve(cell: Cell, row: dict[str, Any]) -> dict[str, Any]:
-        values = np.nan_to_num(row["value"].astype(float), nan=1e3, posinf=1e3)
-        width = max(1, cell.horizon // POINTS)
-        smooth = np.log(np.clip(values[:, 1:], grid.floor, 1e3))
-        smooth = smooth[:, : smooth.shape[1] // width * width].reshape(len(values), -1, width).mean((0, 2))
-        return {"every": width, "loss": np.exp(smooth).tolist()}
-
-    return {name: [curve(*pair) for pair in zip(settings, rows[name], strict=True)] for name in names}
+    return {name: [smoothed(row["value"], grid.floor) for row in rows[name]] for name in names}
 
 
 def _worst_cell(settings: list[Cell], ratio: np.ndarray) -> dict[str, Any]:

@@ -6,23 +6,22 @@ the cell itself (the oracle). Rates are chosen on data, starts and minibatches t
 """
 
 import itertools
-import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.study.columns import Column, columns
 from experiments.study.grid.cells import Cell, cells, family_of
 from experiments.study.grid.config import Grid
-from experiments.study.grid.losses import WAYS, choose, final, log_loss
+from experiments.study.grid.ways import WAYS, choose
+from experiments.study.losses import final, log_loss
 from experiments.study.pieces import Arrays, Pieces, apart, together
 from experiments.study.rates import name_of_rate, rates_of
+from experiments.study.runner import Runner
 from l2o.core import BaselineConfig
 from l2o.errors import UserError
 from l2o.registry import kinds
-from meta.evaluate import evaluate
 
 
 class Plan(NamedTuple):
@@ -87,33 +86,11 @@ def plan(study: Grid) -> Plan:
     return found
 
 
-class Runner:
-    """Runs of one column on one cell: compiled once for all learning rates and both splits."""
-
-    def __init__(self, grid: Grid, cell: Cell, column: Column) -> None:
-        self.grid, self.cell, self.column = grid, cell, column
-        config = family_of(grid, cell)
-        self.families = {split: config.build(split) for split in ("train", "test")}
-        self.programs: dict[Any, Any] = {}
-
-    def __call__(self, argument: Any, split: str, runs: int) -> tuple[dict[str, np.ndarray], float]:
-        """Values and measures of each run, and seconds per step of one run, `tune.runs` runs at a time."""
-        key = jax.random.fold_in(jax.random.key(self.grid.seed), split == "test")
-        argument = jnp.asarray(argument) if isinstance(argument, float) else argument
-        together, family = self.grid.tune.runs, self.families[split]
-        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(family))
-        if shapes not in self.programs:
-            lowered = evaluate.lower(
-                self.column.make, argument, family, key, tasks=together, horizon=self.cell.horizon
-            )  # fmt: skip
-            self.programs[shapes] = lowered.compile()
-        start = time.perf_counter()
-        keys = [jax.random.fold_in(key, number) for number in range(-(-runs // together))]
-        found = jax.block_until_ready([self.programs[shapes](argument, family, k) for k in keys])
-        seconds = (time.perf_counter() - start) / (len(found) * together) / self.cell.horizon
-        names = list(found[0])
-        arrays = {name: np.concatenate([np.asarray(f[name], np.float32) for f in found])[:runs] for name in names}
-        return arrays, seconds
+def runner(grid: Grid, cell: Cell, column: Column) -> Runner:
+    """What runs a column on a cell."""
+    config = family_of(grid, cell)
+    families = {split: config.build(split) for split in ("train", "test")}
+    return Runner(families, column, horizon=cell.horizon, seed=grid.seed, together=grid.tune.runs)
 
 
 def run(plan: Plan, pieces: Pieces) -> Found:
@@ -145,9 +122,9 @@ def run(plan: Plan, pieces: Pieces) -> Found:
 
 def _scores(study: Grid, cell: Cell, column: Column) -> np.ndarray:
     """Mean log final loss of each rate on the cell's training split."""
-    runner, scores = Runner(study, cell, column), []
+    program, scores = runner(study, cell, column), []
     for rate in rates_of(study.tune):
-        values, _ = runner(float(rate), "train", study.tune.runs)
+        values, _ = program(float(rate), "train", study.tune.runs)
         scores.append(log_loss(final(values["value"]), study.floor).mean())
     jax.clear_caches()  # hundreds of programs in one process are more than its memory map can hold
     return np.array(scores)
@@ -155,9 +132,9 @@ def _scores(study: Grid, cell: Cell, column: Column) -> np.ndarray:
 
 def _runs(study: Grid, cell: Cell, column: Column, arguments: dict[str, Any]) -> dict[str, Arrays]:
     """Runs on the cell's test split for each argument."""
-    runner, found = Runner(study, cell, column), {}
+    program, found = runner(study, cell, column), {}
     for name, argument in arguments.items():
-        values, seconds = runner(argument, "test", study.runs)
+        values, seconds = program(argument, "test", study.runs)
         found[name] = {**values, "seconds": np.array(seconds)}
     jax.clear_caches()
     return found

@@ -1,13 +1,17 @@
 """Time to a result: steps and seconds to a target loss, and performance profiles over workloads.
 
-Scored as AlgoPerf does (Dahl et al. 2023, section 4; the profiles are those of Dolan and More 2002).
+Scored as AlgoPerf does (Dahl et al. 2023, section 4; the profiles are those of Dolan and More 2002). A column is a
+dictionary with its "name" and its "cells", one for each workload, that have "steps" and "seconds", None for never.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-TAIL = 20  # a loss is smoothed over 1/TAIL of the run
+from experiments.study.losses import TAIL
+
+Columns = Sequence[dict[str, Any]]
 LARGEST = 4.0  # the profile's largest ratio of times, as in AlgoPerf
 MEASURES = ("steps", "seconds")
 
@@ -23,12 +27,7 @@ def steps_to(values: np.ndarray, target: float) -> np.ndarray:
     return np.where(there.any(1), there.argmax(1) + width, np.inf)
 
 
-def rivals(columns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The columns that one setting serves on all workloads: learned ones, and others at their rate for the grid."""
-    return [c for c in columns if c["learned"] or c["name"].endswith("(grid)")]
-
-
-def ratios(columns: list[dict[str, Any]], measure: str) -> np.ndarray:
+def ratios(columns: Columns, rivals: Columns, measure: str) -> np.ndarray:
     """Time of each column on each workload over the shortest of the rivals' [column, workload]; inf where it fails.
 
     The time of a column on a workload is the median over its runs.
@@ -37,7 +36,7 @@ def ratios(columns: list[dict[str, Any]], measure: str) -> np.ndarray:
     def times(some):
         return np.array([[np.inf if c[measure] is None else c[measure] for c in column["cells"]] for column in some])
 
-    best = times(rivals(columns)).min(0)
+    best = times(rivals).min(0)
     # a workload that no rival finishes says nothing about any of them
     return times(columns)[:, np.isfinite(best)] / best[np.isfinite(best)]
 
@@ -52,7 +51,7 @@ def score(ratio: np.ndarray) -> float:
     return float(np.clip((LARGEST - ratio) / (LARGEST - 1), 0, 1).mean()) if len(ratio) else 0.0
 
 
-def profile_scores(columns: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """The scores of each column by steps and by seconds."""
-    found = {measure: ratios(columns, measure) for measure in MEASURES}
+def profile_scores(columns: Columns, rivals: Columns) -> list[dict[str, float]]:
+    """The scores of each column by steps and by seconds, against the rivals."""
+    found = {measure: ratios(columns, rivals, measure) for measure in MEASURES}
     return [{measure: score(found[measure][i]) for measure in MEASURES} for i in range(len(columns))]
