@@ -219,6 +219,11 @@ class BaselineConfig(Config):
         """Its name in tables."""
         return self.kind
 
+    @property
+    def lacks(self) -> str:
+        """A sentence on what it needs beside this project and was not given, such as a file; empty for nothing."""
+        return ""
+
     def build(self) -> Optimizer | HostOptimizer:
         """The optimizer this configuration describes."""
         raise TypeError(f"{type(self).__name__} does not define build()")

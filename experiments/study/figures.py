@@ -11,18 +11,19 @@ from experiments.study.time_to_result import LARGEST, MEASURES, Columns, profile
 ACROSS = 4  # panels of the figure of curves
 
 
-def heatmap(cells: Sequence[str], ratios: Mapping[str, Sequence[float]], label: str) -> Any:
+def heatmap(cells: Sequence[str], ratios: Mapping[str, Sequence[float]], label: str, decades: float = 3) -> Any:
     """A square for every column and cell, blue where the ratio of the column in the cell is below 1.
 
     Args:
       cells: their names.
       ratios: of each column, one for every cell.
       label: what the logarithm is of.
+      decades: where the colours end.
     """
     logs = np.log10([[max(ratio, 1e-30) for ratio in of_column] for of_column in ratios.values()])
     figure = figure_of(4 + 0.42 * len(cells), 2.5 + 0.3 * len(ratios))
     axes = figure.subplots()
-    drawn = axes.imshow(np.clip(logs, -3, 3), cmap="RdBu_r", vmin=-3, vmax=3, aspect="auto")
+    drawn = axes.imshow(np.clip(logs, -decades, decades), cmap="RdBu_r", vmin=-decades, vmax=decades, aspect="auto")
     axes.set_xticks(range(len(cells)), cells, rotation=90, fontsize=8)
     axes.set_yticks(range(len(ratios)), list(ratios), fontsize=8)
     figure.colorbar(drawn, label=label)

@@ -76,14 +76,19 @@ class CeloConfig(BaselineConfig):
         name = Path(self.weights).stem.removeprefix("theta").removeprefix("celo").strip("_-")
         return f"celo-{name}" if name else "celo"
 
+    @property
+    def lacks(self) -> str:
+        needed = "celo needs weights, the path of a file of them such as theta.state of the authors"
+        return "" if self.weights else needed
+
     def build(self) -> Optimizer:
         """The optimizer that the file describes.
 
         Raises:
           UserError: no file is named, or it does not hold such weights.
         """
-        if not self.weights:
-            raise UserError("celo needs weights, the path of a file of them such as theta.state of the authors")
+        if self.lacks:
+            raise UserError(self.lacks)
         theta = read_weights(self.weights)
         return from_optax(lambda horizon: _native(theta, horizon))
 
