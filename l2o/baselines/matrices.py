@@ -55,7 +55,7 @@ def hidden_matrices(params: Any) -> Any:
 MATRICES = {"all": all_matrices, "hidden": hidden_matrices}  # as a configuration names them
 
 
-def times(rate: Rate, ratio: float) -> Rate:
+def times(rate: Rate, ratio: jax.typing.ArrayLike) -> Rate:
     """A learning rate, or a schedule of it, times a number."""
     return (lambda count: ratio * rate(count)) if callable(rate) else ratio * rate
 
