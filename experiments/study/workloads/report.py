@@ -177,7 +177,7 @@ def ladders_section(results: dict[str, Any]) -> list[Section]:
         for name, ladder in results["ladders"].items() for reference in references(results)
     ]  # fmt: skip
     said = "At each scale, the geometric mean over the workloads of that scale; the references are tuned there, too."
-    return [Section("Along the ladders", figure, tables, notes=said, where="page and provenance")]
+    return [Section("Along the ladders", figure, tables, notes=said)]
 
 
 def times(results: dict[str, Any]) -> Table:

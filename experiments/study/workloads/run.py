@@ -5,7 +5,7 @@ itself. Settings are chosen on data, starts and minibatches that nothing reporte
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from experiments.study.runner import Runner
 from experiments.study.workloads.config import Workloads
 from experiments.study.workloads.settings import Setting, at, choose, name_of, settings
 from l2o.errors import UserError
-from tasks.family import TaskFamily
+from tasks.family import Split, TaskFamily
 
 WAYS = ("suite", "each")  # where the setting of a column is best
 Families = dict[str, TaskFamily]
@@ -78,15 +78,15 @@ class NoData(UserError):
     """The data of a workload cannot be read."""
 
 
-def families(study: Workloads, name: str) -> Families:
-    """The tasks of a workload, of both splits.
+def families(study: Workloads, name: str, splits: Sequence[Split] = ("train", "test")) -> Families:
+    """The tasks of a workload, by split.
 
     Raises:
       NoData: its data are not on this machine.
       UserError: it is a mixture.
     """
     try:
-        built = {split: study.workloads[name].task.build(split) for split in ("train", "test")}
+        built: Families = {split: study.workloads[name].task.build(split) for split in splits}
     except UserError as error:
         raise NoData(f"left out {name}: {error}") from None
     if any(len(family.parts) > 1 for family in built.values()):
@@ -113,7 +113,7 @@ def plan(study: Workloads) -> Plan:
     names = []
     for name in study.workloads:
         try:
-            families(study, name)
+            families(study, name, ["test"])
             names.append(name)
         except NoData as missing:
             left_out.append(str(missing))
