@@ -266,7 +266,7 @@ def test_data_that_vanish_in_the_middle_end_no_study(scripted, tmp_path, monkeyp
 
     def vanishing(config, split="train"):
         times.append(config.width)
-        if config.width == 4 and times.count(4) > 4:  # there for the plan and for tuning
+        if config.width == 4 and times.count(4) > 3:  # there for the plan and for tuning
             raise UserError("a file is gone")
         return build(config, split)
 
