@@ -31,26 +31,29 @@ class Runner:
         self.seed, self.together = seed, together
         self._programs: dict[Any, Any] = {}
 
-    def __call__(self, argument: Any, split: str, runs: int) -> tuple[dict[str, np.ndarray], float]:
+    def __call__(
+        self, argument: Any, split: str, runs: int, measure: bool = True
+    ) -> tuple[dict[str, np.ndarray], float]:
         """Values and measures of each run, and seconds per step of one run.
 
         Args:
           argument: for `column.make`; numbers in it may change without another compilation.
           split: where the tasks come from.
           runs: how many.
+          measure: also take the measures of the tasks, which may be held-out losses; the seconds have their time, too.
         """
         key = jax.random.fold_in(jax.random.key(self.seed), split == "test")
         argument = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, argument)
         family = self.families[split]
-        shapes = tuple(leaf.shape for leaf in jax.tree.leaves(family))
-        if shapes not in self._programs:
+        which = (measure, *(leaf.shape for leaf in jax.tree.leaves(family)))
+        if which not in self._programs:
             lowered = evaluate.lower(
-                self.column.make, argument, family, key, tasks=self.together, horizon=self.horizon
-            )  # fmt: skip
-            self._programs[shapes] = lowered.compile()
+                self.column.make, argument, family, key, tasks=self.together, horizon=self.horizon, measure=measure
+            )
+            self._programs[which] = lowered.compile()
         start = time.perf_counter()
         keys = [jax.random.fold_in(key, number) for number in range(-(-runs // self.together))]
-        found = jax.block_until_ready([self._programs[shapes](argument, family, k) for k in keys])
+        found = jax.block_until_ready([self._programs[which](argument, family, k) for k in keys])
         seconds = (time.perf_counter() - start) / (len(found) * self.together) / self.horizon
         names = list(found[0])
         arrays = {name: np.concatenate([np.asarray(f[name], np.float32) for f in found])[:runs] for name in names}

@@ -65,7 +65,7 @@ class Found(NamedTuple):
       left_out: the plan's sentences, and those on workloads whose data vanished since.
       chosen: of each tuned column, the best setting over the "suite", and "each" by workload.
       rows: for each column and way, "adam (suite)", and each workload: "value" [runs, horizon + 1] and measures [runs],
-        the "seconds" per step of one run, and its "setting", empty for one that is not tuned.
+        the "seconds" per step of one run without measures, and its "setting", empty for one that is not tuned.
     """
 
     workloads: list[str]
@@ -149,20 +149,19 @@ def run(plan: Plan, pieces: Pieces) -> Found:
                 pieces.say(str(missing))
         return found
 
-    def tune(name: str, column: Column, data: Callable[[], Families]) -> np.ndarray:
-        made = pieces(
+    def tune(name: str, column: Column, data: Callable[[], Families]) -> Arrays:
+        return pieces(
             f"cells/{name}-{column.file}-tune", f"tuned {column.name} on {name}",
-            lambda: {"scores": _scores(study, name, column, data())},
+            lambda: _tuned(study, name, column, data()),
         )  # fmt: skip
-        return made["scores"]
 
-    scores = visit(plan.workloads, tune, plan.tuned)
-    suite, chosen = need_suite(study, list(scores), left_out), {}
+    tuned = visit(plan.workloads, tune, plan.tuned)
+    suite, chosen = need_suite(study, list(tuned), left_out), {}
     for column in plan.tuned:
         tried = settings(study, column)
-        best, each = choose(np.stack([found[column.name] for found in scores.values()]), suite)
+        best, each = choose(np.stack([found[column.name]["scores"] for found in tuned.values()]), suite)
         chosen[column.name] = {
-            "suite": tried[best], "each": {name: tried[i] for name, i in zip(scores, each, strict=True)},
+            "suite": tried[best], "each": {name: tried[i] for name, i in zip(tuned, each, strict=True)},
         }  # fmt: skip
 
     def runs(name: str, column: Column, data: Callable[[], Families]) -> dict[str, dict[str, Any]]:
@@ -174,9 +173,10 @@ def run(plan: Plan, pieces: Pieces) -> Found:
             lambda: together(_runs(study, name, column, asked, data())),
         )  # fmt: skip
         arrays = apart(made)
-        return {way: {**arrays[name_of(setting)], "setting": setting} for way, setting in ways.items()}
+        more = {"seconds": tuned[name][column.name]["seconds"]} if of_column else {}
+        return {way: {**arrays[name_of(setting)], **more, "setting": setting} for way, setting in ways.items()}
 
-    ran = visit(list(scores), runs, plan.columns)
+    ran = visit(list(tuned), runs, plan.columns)
     need_suite(study, list(ran), left_out)
     rows = {
         label(column.name, way): [of_workload[column.name][way] for of_workload in ran.values()]
@@ -197,33 +197,36 @@ class _Runners:
         self.study, self.name, self.column, self.built = study, name, column, built
         self.made: dict[Any, Runner] = {}
 
-    def __call__(self, setting: Setting, split: str, runs: int) -> tuple[Arrays, float]:
+    def __call__(self, setting: Setting, split: str, runs: int, measure: bool) -> tuple[Arrays, float]:
         column, argument = at(self.study, self.column, setting)
         if column.make not in self.made:
             self.made[column.make] = Runner(
                 self.built, column, horizon=self.study.updates(self.name), seed=self.study.seed,
                 together=self.study.tune.runs,
             )  # fmt: skip
-        return self.made[column.make](argument, split, runs)
+        return self.made[column.make](argument, split, runs, measure=measure)
 
 
-def _scores(study: Workloads, name: str, column: Column, built: Families) -> np.ndarray:
-    """Mean log final loss of each setting on the workload's training split."""
-    runners, scores = _Runners(study, name, column, built), []
+def _tuned(study: Workloads, name: str, column: Column, built: Families) -> dict[str, np.ndarray]:
+    """Mean log final loss of each setting on the workload's training split, and seconds per step of one run."""
+    runners, scores, seconds = _Runners(study, name, column, built), [], []
     for setting in settings(study, column):
-        values, _ = runners(setting, "train", study.tune.runs)
+        values, took = runners(setting, "train", study.tune.runs, measure=False)
         scores.append(log_loss(final(values["value"]), study.floor).mean())
+        seconds.append(took)
     jax.clear_caches()  # hundreds of programs in one process are more than its memory map can hold
-    return np.array(scores)
+    return {"scores": np.array(scores), "seconds": np.median(seconds)}
 
 
 def _runs(
     study: Workloads, name: str, column: Column, asked: dict[str, Setting], built: Families
 ) -> dict[str, dict[str, Any]]:
-    """Runs on the workload's test split at each setting."""
-    runners, found = _Runners(study, name, column, built), {}
-    for which, setting in asked.items():
-        values, seconds = runners(setting, "test", study.runs)
-        found[which] = {**values, "seconds": np.array(seconds)}
+    """Runs on the workload's test split at each setting; of a column that is not tuned also the seconds."""
+    runners = _Runners(study, name, column, built)
+    found: dict[str, dict[str, Any]] = {
+        which: runners(setting, "test", study.runs, measure=True)[0] for which, setting in asked.items()
+    }
+    if not column.tuned:
+        found[""]["seconds"] = np.array(runners({}, "train", study.tune.runs, measure=False)[1])
     jax.clear_caches()
     return found
