@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.study import engine
+from experiments.study import StudyConfig, engine
 from experiments.study.columns import columns
 from experiments.study.workloads import report
 from experiments.study.workloads import run as workloads
@@ -318,3 +318,10 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(fields, words,
     with pytest.raises(UserError) as error:
         engine.run(made(**fields), tmp_path / "out", lambda line: None)
     assert words in str(error.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("name", "count"), [("workloads_dev", 10), ("workloads", 16), ("workloads_ladder", 27)])
+def test_bundled_studies_load(name, count):
+    study = StudyConfig.load(name)
+    assert isinstance(study, Workloads) and len(study.workloads) == count
+    assert study.references == ("adamw", "muon") and study.baselines["celo"].lacks
