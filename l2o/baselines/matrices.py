@@ -57,7 +57,8 @@ MATRICES = {"all": all_matrices, "hidden": hidden_matrices}  # as a configuratio
 
 def times(rate: Rate, ratio: jax.typing.ArrayLike) -> Rate:
     """A learning rate, or a schedule of it, times a number."""
-    return (lambda count: ratio * rate(count)) if callable(rate) else ratio * rate
+    factor: Any = ratio
+    return (lambda count: factor * rate(count)) if callable(rate) else factor * rate
 
 
 def beside_adam(
