@@ -16,6 +16,7 @@ from l2o.artifact import save
 from l2o.baselines.hyperball import hyperball
 from l2o.baselines.matrices import hidden_matrices
 from l2o.baselines.normuon import normuon
+from l2o.baselines.polar import polar
 from l2o.baselines.shampoo import shampoo
 from l2o.baselines.soap import soap
 from l2o.core import (
@@ -103,6 +104,7 @@ __all__ = [
     "names",
     "normuon",
     "one_at_a_time",
+    "polar",
     "prompt",
     "query",
     "register",

@@ -9,6 +9,7 @@ from l2o.baselines import mutation as mutation
 from l2o.baselines import normuon as normuon
 from l2o.baselines import optax as optax
 from l2o.baselines import optuna as optuna
+from l2o.baselines import polar as polar
 from l2o.baselines import scatter as scatter
 from l2o.baselines import schedule_free as schedule_free
 from l2o.baselines import search as search

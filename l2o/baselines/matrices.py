@@ -46,13 +46,18 @@ def hidden_matrices(params: Any) -> Any:
     """
 
     def of_leaf(path, dimensions):
-        return None if _outside(_components(path)) else dimensions
+        return None if is_embedding(path) or _is_output(_components(path)) else dimensions
 
     dimensions = all_matrices(params)
     return jax.tree_util.tree_map_with_path(of_leaf, dimensions, is_leaf=_is_dimensions)
 
 
 MATRICES = {"all": all_matrices, "hidden": hidden_matrices}  # as a configuration names them
+
+
+def is_embedding(path: Any) -> bool:
+    """Whether a word on the way to a leaf tells of an embedding, see `hidden_matrices`."""
+    return any(_EMBEDDING & set(component.split("_")) for component in _components(path))
 
 
 def times(rate: Rate, ratio: jax.typing.ArrayLike) -> Rate:
@@ -141,8 +146,6 @@ def _components(path: Any) -> list[str]:
     return [re.sub(r"_?\d+$", "", part) for part in snake]
 
 
-def _outside(components: list[str]) -> bool:
-    """Whether these names are of an embedding or of an output layer."""
-    if any(_EMBEDDING & set(component.split("_")) for component in components):
-        return True
+def _is_output(components: list[str]) -> bool:
+    """Whether these names are of an output layer."""
     return any(name in _OUTPUT or (name.split("_")[-1] in _HEAD and name not in _NOT_HEAD) for name in components[-2:])

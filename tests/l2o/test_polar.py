@@ -1,0 +1,108 @@
+"""Polar: its equations, what does not change it, and how it is planned."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import l2o
+from l2o.baselines.polar import orthogonalised, polar
+
+RNG = np.random.default_rng(0)
+SHAPES = {"embed": (5, 3), "w": (3, 4), "v": (3, 4), "b": (4,)}
+START = {name: RNG.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+GRADS = [{name: RNG.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()} for _ in range(4)]
+
+
+def played(tx, params=START, grads=GRADS):
+    """The parameters after each update."""
+    state, step, out = tx.init(params), jax.jit(tx.update), []
+    for g in grads:
+        updates, state = step(g, state, params)
+        params = optax.apply_updates(params, updates)
+        out.append(params)
+    return out
+
+
+def by_hand(start, grads, horizon, unit, matrix, step=0.05, norm_step=0.03, factor=1.0, quiet=0.4):
+    """One leaf by the equations, in double precision."""
+    w, mu, nu, a, c = start.astype(float), 0.0, 0.0, 0.0, 0.0
+    scale, out = np.sqrt(np.mean(w**2)) or unit, []
+    for t, g in enumerate(np.float64([g for g in grads]), 1):
+        planned = min(t / horizon / 0.05, 1) * (0.5 + 0.5 * np.cos(np.pi * t / horizon))
+        mu, nu = 0.95 * mu + 0.05 * g, 0.95 * nu + 0.05 * (np.mean(g**2) if matrix else g**2)
+        momentum, second = mu / (1 - 0.95**t), nu / (1 - 0.95**t)
+        if not matrix:
+            u = momentum / np.sqrt(second)
+            w = w - planned * step * factor * scale * u / max(1, np.sqrt(np.mean(u**2)))
+        else:
+            gain = np.clip(np.sqrt(np.mean(momentum**2) * (1 - 0.95**t) / second / (1 - 0.95**t)) / quiet, 0.1, 2)
+            o = np.asarray(orthogonalised(jnp.asarray(0.95 * mu + 0.05 * g, jnp.float32)), float)
+            radius = np.linalg.norm(w)
+            turned = w / radius - planned * step * gain * o / np.linalg.norm(o)
+            a, c = 0.9 * a + 0.1 * np.sum(g * w), 0.95 * c + 0.05 * np.sum(g * w) ** 2
+            growth = a / (1 - 0.9**t) / np.sqrt(c / (1 - 0.95**t))
+            w = radius * np.exp(-planned * norm_step * growth) * turned / np.linalg.norm(turned)
+        out.append(w)
+    return np.stack(out)
+
+
+def test_it_is_the_equations():
+    found = played(polar(20))
+    for name, matrix, factor in (("w", True, 1.0), ("v", True, 1.0), ("embed", False, 1.0), ("b", False, 0.2)):
+        expected = by_hand(START[name], [g[name] for g in GRADS], 20, 1.0, matrix, factor=factor)
+        np.testing.assert_allclose(np.stack([p[name] for p in found]), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_norm_steps_a_matrix_keeps_its_norm_and_without_noise_turns_by_the_angle():
+    gradient = [GRADS[0]] * 3
+    found = played(polar(1000, norm_step=0.0, quiet=1e-9), grads=gradient)
+    for before, after in zip([START, *found], found, strict=False):
+        np.testing.assert_allclose(np.linalg.norm(after["w"]), np.linalg.norm(before["w"]), rtol=1e-6)
+    loud, quiet = (played(polar(norm_step=0.0, quiet=q), grads=gradient)[0]["w"] for q in (1.0, 0.5))
+    near, far = (np.linalg.norm(w - START["w"]) for w in (loud, quiet))
+    assert far == pytest.approx(2 * near, rel=1e-2), "steps that agree are twice as long where half is enough"
+
+
+def test_a_stack_of_matrices_moves_as_each_of_them():
+    alone = played(polar(20), {"w": START["w"]}, [{"w": g["w"]} for g in GRADS])
+    np.testing.assert_allclose(played(polar(20))[-1]["w"], alone[-1]["w"], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("loss", "unit"), [(1e3, 1.0), (1.0, 1e-3), (1e-3, 1e3)])
+def test_other_units_of_the_loss_and_of_the_parameters(loss, unit):
+    """f(x) becomes loss * f(z / unit), whose gradient is loss / unit times as large."""
+    found = played(
+        polar(20), jax.tree.map(lambda a: unit * a, START), jax.tree.map(lambda g: np.float32(loss / unit) * g, GRADS)
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, unit * b, rtol=1e-3, atol=1e-5 * unit), found, played(polar(20))
+    )
+
+
+def test_zeros_move_in_the_unit_of_the_network():
+    """A bias of zeros is measured by the numbers between layers; a matrix of zeros moves, too."""
+    start = {"w": START["w"], "b": np.zeros(4, np.float32), "v": np.zeros((3, 4), np.float32)}
+    end = played(polar(20), start, [{name: g[name] for name in start} for g in GRADS])[-1]
+    doubled = played(polar(20), {**start, "w": 2 * start["w"]}, [{name: g[name] for name in start} for g in GRADS])[-1]
+    assert np.all(end["b"] != 0) and np.all(np.isfinite(end["v"])) and np.any(end["v"])
+    assert np.linalg.norm(doubled["b"]) > np.linalg.norm(end["b"])
+
+
+def test_it_ends_where_the_horizon_ends():
+    last = [jax.tree.map(np.subtract, b, a) for a, b in zip(*[played(polar(4))[i:] for i in (2, 3)], strict=False)]
+    assert all(np.abs(leaf).max() < 1e-6 for leaf in jax.tree.leaves(last))
+
+
+def test_it_needs_the_parameters():
+    tx = polar(10)
+    with pytest.raises(ValueError, match="polar needs the parameters"):
+        tx.update(START, tx.init(START))
+
+
+def test_it_is_a_baseline_whose_state_is_small():
+    config = l2o.kinds(l2o.BaselineConfig)["polar"]()
+    assert config.reads_gradients and not config.tuned and config.label == "polar"
+    state = jax.eval_shape(polar(10).init, {"w": jnp.zeros((64, 64))})
+    assert sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)) < 4.02 * 64 * 64
