@@ -16,6 +16,7 @@ from l2o.registry import register
 TINY = 1e-12
 DECAY = 0.95  # of momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
+GAINS = (0.1, 2.0)  # least and most of a step
 WARMUP = 0.05  # share of the horizon
 
 
@@ -40,10 +41,11 @@ class PolarState(NamedTuple):
 def polar(
     horizon: Any = None,
     *,
-    step: jax.typing.ArrayLike = 0.05,
-    norm_step: jax.typing.ArrayLike = 0.03,
-    vector_step: jax.typing.ArrayLike = 0.2,
-    quiet: jax.typing.ArrayLike = 0.4,
+    step: jax.typing.ArrayLike = 0.075,
+    norm_step: jax.typing.ArrayLike = 0.035,
+    embedding_step: jax.typing.ArrayLike = 1.7,
+    vector_step: jax.typing.ArrayLike = 0.11,
+    quiet: jax.typing.ArrayLike = 0.24,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Matrices turn on their sphere and their norms move by Adam, at one setting for all networks.
 
@@ -53,19 +55,20 @@ def polar(
     .. math:: W \gets \|W\|_F \, e^{-\eta_t \nu_t} \; n\big(n(W) - \eta_t\, \gamma_t\, n(O)\big),
 
     where :math:`\nu_t` is Adam's direction for :math:`\log \|W\|_F`, whose derivative is :math:`\langle G, W \rangle`.
-    Where the gradients are noise the step is small: :math:`\gamma_t` is the root mean square of the momentum over that
-    of the gradients, divided by `quiet`, and between 0.1 and 2. Embeddings, which a name tells, and vectors move by the
-    direction of Adam, relative to their own scale.
+    Where the gradients are noise the step is small: with q the root mean square of the momentum over that of the
+    gradients, :math:`\gamma_t` is the square of q / `quiet`, between 0.1 and 2. Embeddings, which a name tells, and
+    vectors move by the direction of Adam, relative to their own scale. An output layer is a matrix as others.
 
     Keeping norms is from Hyperball (Wen et al. 2026), which this rule adds a moving norm to: the weights of networks
     without normalisation have to grow.
 
     Args:
       horizon: how many updates there will be, which may be traced; None for a step that is constant after 100 updates.
-      step: angle of a matrix's step, in radians, and the relative step of an embedding.
+      step: angle of a matrix's step, in radians.
       norm_step: relative change of a matrix's norm in a step.
-      vector_step: step of vectors and scalars as a multiple of `step`.
-      quiet: the ratio of momentum to gradients at which the step is whole, positive.
+      embedding_step: relative step of embeddings as a multiple of `step`.
+      vector_step: relative step of vectors and scalars as a multiple of `step`.
+      quiet: the ratio q of momentum to gradients at which the step is whole, positive.
 
     Raises:
       ValueError: `update` gets no parameters.
@@ -108,7 +111,8 @@ def polar(
         found: list[Any] = [None] * len(leaves)
         for i, leaf in enumerate(leaves):
             if not chosen[i]:
-                found[i] = _vector(leaf, count, step * factor, vector_step if not is_embedding(paths[i][0]) else 1.0)
+                share = embedding_step if is_embedding(paths[i][0]) else vector_step
+                found[i] = _vector(leaf, count, step * factor * share)
         for places in _alike([leaf.g for leaf in leaves], chosen):
             stack = jax.tree.map(lambda *a: jnp.stack(a), *(_as_matrix(leaves[i]) for i in places))
             moved = jax.vmap(_matrix, (0, None, None, None, None))(
@@ -185,7 +189,7 @@ def _matrix(leaf: _Leaf, count: Any, angle: Any, norm_step: Any, quiet: Any) -> 
     mu = DECAY * leaf.mu + (1 - DECAY) * g
     nu = DECAY * leaf.nu + (1 - DECAY) * jnp.mean(g**2)
     agreement = jnp.sqrt(jnp.mean(mu**2) * (1 - DECAY**count) / (nu * (1 - DECAY**count) ** 2 + TINY**2))
-    gain = jnp.clip(agreement / quiet, 0.1, 2.0)
+    gain = jnp.clip((agreement / quiet) ** 2, *GAINS)
     direction = orthogonalised(DECAY * mu + (1 - DECAY) * g)
     size, length = frobenius(w), frobenius(direction)
     turned = w - angle * gain * size * direction / (length + TINY)
@@ -200,14 +204,14 @@ def _matrix(leaf: _Leaf, count: Any, angle: Any, norm_step: Any, quiet: Any) -> 
     return update, mu, nu, jnp.stack([first, second])
 
 
-def _vector(leaf: _Leaf, count: Any, rate: Any, factor: Any) -> tuple[Any, ...]:
+def _vector(leaf: _Leaf, count: Any, rate: Any) -> tuple[Any, ...]:
     """The update of a leaf by the direction of Adam, of root mean square 1 at most, and its moments."""
     g = wide(leaf.g)
     mu = DECAY * leaf.mu + (1 - DECAY) * g
     nu = DECAY * leaf.nu + (1 - DECAY) * jnp.real(g * g.conj())
     direction = mu / (1 - DECAY**count) / (jnp.sqrt(nu / (1 - DECAY**count)) + TINY)
     size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(direction)))) if direction.size else 1.0
-    return -rate * factor * leaf.scale * direction / jnp.maximum(size, 1.0), mu, nu, leaf.norm
+    return -rate * leaf.scale * direction / jnp.maximum(size, 1.0), mu, nu, leaf.norm
 
 
 def orthogonalised(x: jax.Array) -> jax.Array:
@@ -225,18 +229,20 @@ class PolarConfig(BaselineConfig):
     """Polar: matrices that turn, norms that move, and no learning rate to tune.
 
     Attributes:
-      step: angle of a matrix's step, in radians, and the relative step of an embedding.
+      step: angle of a matrix's step, in radians.
       norm_step: relative change of a matrix's norm in a step.
-      vector_step: step of vectors and scalars as a multiple of `step`.
+      embedding_step: relative step of embeddings as a multiple of `step`.
+      vector_step: relative step of vectors and scalars as a multiple of `step`.
       quiet: the ratio of momentum to gradients at which the step is whole.
     """
 
     reads_gradients = True
     kind: Literal["polar"] = "polar"
-    step: float = Field(default=0.05, gt=0)
-    norm_step: float = Field(default=0.03, ge=0)
-    vector_step: float = Field(default=0.2, ge=0)
-    quiet: float = Field(default=0.4, gt=0)
+    step: float = Field(default=0.075, gt=0)
+    norm_step: float = Field(default=0.035, ge=0)
+    embedding_step: float = Field(default=1.7, ge=0)
+    vector_step: float = Field(default=0.11, ge=0)
+    quiet: float = Field(default=0.24, gt=0)
 
     def build(self) -> Optimizer:
         settings = self.model_dump(exclude={"kind"})

@@ -25,7 +25,7 @@ def played(tx, params=START, grads=GRADS):
     return out
 
 
-def by_hand(start, grads, horizon, unit, matrix, step=0.05, norm_step=0.03, factor=1.0, quiet=0.4):
+def by_hand(start, grads, horizon, unit, matrix, factor=1.0, step=0.075, norm_step=0.035, quiet=0.24):
     """One leaf by the equations, in double precision."""
     w, mu, nu, a, c = start.astype(float), 0.0, 0.0, 0.0, 0.0
     scale, out = np.sqrt(np.mean(w**2)) or unit, []
@@ -37,7 +37,7 @@ def by_hand(start, grads, horizon, unit, matrix, step=0.05, norm_step=0.03, fact
             u = momentum / np.sqrt(second)
             w = w - planned * step * factor * scale * u / max(1, np.sqrt(np.mean(u**2)))
         else:
-            gain = np.clip(np.sqrt(np.mean(momentum**2) * (1 - 0.95**t) / second / (1 - 0.95**t)) / quiet, 0.1, 2)
+            gain = np.clip(np.mean(momentum**2) / second / quiet**2, 0.1, 2)
             o = np.asarray(orthogonalised(jnp.asarray(0.95 * mu + 0.05 * g, jnp.float32)), float)
             radius = np.linalg.norm(w)
             turned = w / radius - planned * step * gain * o / np.linalg.norm(o)
@@ -50,7 +50,7 @@ def by_hand(start, grads, horizon, unit, matrix, step=0.05, norm_step=0.03, fact
 
 def test_it_is_the_equations():
     found = played(polar(20))
-    for name, matrix, factor in (("w", True, 1.0), ("v", True, 1.0), ("embed", False, 1.0), ("b", False, 0.2)):
+    for name, matrix, factor in (("w", True, 1.0), ("v", True, 1.0), ("embed", False, 1.7), ("b", False, 0.11)):
         expected = by_hand(START[name], [g[name] for g in GRADS], 20, 1.0, matrix, factor=factor)
         np.testing.assert_allclose(np.stack([p[name] for p in found]), expected, rtol=1e-4, atol=1e-6)
 
@@ -60,9 +60,9 @@ def test_without_norm_steps_a_matrix_keeps_its_norm_and_without_noise_turns_by_t
     found = played(polar(1000, norm_step=0.0, quiet=1e-9), grads=gradient)
     for before, after in zip([START, *found], found, strict=False):
         np.testing.assert_allclose(np.linalg.norm(after["w"]), np.linalg.norm(before["w"]), rtol=1e-6)
-    loud, quiet = (played(polar(norm_step=0.0, quiet=q), grads=gradient)[0]["w"] for q in (1.0, 0.5))
+    loud, quiet = (played(polar(norm_step=0.0, quiet=q), grads=gradient)[0]["w"] for q in (1.0, 0.8))
     near, far = (np.linalg.norm(w - START["w"]) for w in (loud, quiet))
-    assert far == pytest.approx(2 * near, rel=1e-2), "steps that agree are twice as long where half is enough"
+    assert far == pytest.approx(near / 0.8**2, rel=1e-2), "steps that agree are longer where less is enough"
 
 
 def test_a_stack_of_matrices_moves_as_each_of_them():
