@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from l2o.baselines.matrices import zeros
+
 Factors = list[jax.Array | None]  # one for each axis; None is the identity
 
 
@@ -40,6 +42,21 @@ def unpack(vector: jax.Array, leaf: Any, chosen: list[bool]) -> Factors:
     ends = list(accumulate(size**2 for size in sizes))
     parts = [vector[end - size**2 : end] for end, size in zip(ends, sizes, strict=True)]
     return [part.reshape(size, size) if size else None for part, size in zip(parts, sizes, strict=True)]
+
+
+def start(params: Any, axes_of: Callable[[Any], list[bool]]) -> tuple[Any, ...]:
+    """The first state of a rule: count, two moments, and two trees of factors, all of them zero."""
+
+    def vector(leaf):
+        return zeros(leaf, (packed_size(leaf, axes_of(leaf)),))
+
+    return (
+        jnp.zeros((), jnp.int32),
+        jax.tree.map(zeros, params),
+        jax.tree.map(lambda leaf: zeros(leaf, real=True), params),
+        jax.tree.map(vector, params),
+        jax.tree.map(vector, params),
+    )
 
 
 def second_moments(g: jax.Array, chosen: list[bool]) -> Factors:
@@ -77,9 +94,13 @@ def in_stacks(function: Callable[..., Any], *lists: list[Factors]) -> Any:
             if factor is not None:
                 groups.setdefault((factor.shape, factor.dtype), []).append((i, axis))
     out: list[list[Any]] = [[None] * len(factors) for factors in lists[0]]
+    zero: Any = 0
     for places in groups.values():
         stacks = [jnp.stack([jnp.asarray(one[i][axis]) for i, axis in places]) for one in lists]
-        result = function(*stacks)
+        result = function(stacks[0] + jnp.asarray(zero, stacks[0].dtype), *stacks[1:])
+        # one call after the other: on a CPU, calls of LAPACK at one time can wait for each other's threads for ever
+        number = jnp.real(jax.tree.leaves(result)[0].ravel()[0])
+        zero = jnp.where(jnp.isfinite(number), 0 * number, 0)
         for n, (i, axis) in enumerate(places):
             out[i][axis] = jax.tree.map(lambda a, n=n: a[n], result)
     return out

@@ -13,6 +13,17 @@ from l2o.lift.optax import from_optax
 from l2o.registry import register
 
 
+def cosine(count: Any, horizon: Any) -> jax.Array:
+    """The factor of a schedule that falls from one to zero over a horizon; both may be traced."""
+    return 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(count / horizon, 0, 1))
+
+
+def warmup_cosine(count: Any, horizon: Any) -> jax.Array:
+    """The same after a rise from zero over the first twentieth of the horizon, rounded down."""
+    warmup = horizon // 20
+    return jnp.where(count < warmup, count / jnp.maximum(warmup, 1), cosine(count - warmup, horizon - warmup))
+
+
 class TunedConfig(BaselineConfig):
     """A rule whose learning rate a study tunes when the config leaves it out.
 
@@ -45,15 +56,8 @@ class TunedConfig(BaselineConfig):
         if self.schedule == "constant":
             return self.transformation(learning_rate)
 
-        def cosine(count):
-            return 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(count / horizon, 0, 1))
-
-        def warmup_cosine(count):
-            warmup = horizon // 20
-            falling = 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip((count - warmup) / (horizon - warmup), 0, 1))
-            return jnp.where(count < warmup, count / jnp.maximum(warmup, 1), falling)
-
-        return self.scheduled(learning_rate, cosine if self.schedule == "cosine" else warmup_cosine)
+        factor = cosine if self.schedule == "cosine" else warmup_cosine
+        return self.scheduled(learning_rate, lambda count: factor(count, horizon))
 
     def build(self, learning_rate: Any = None) -> Optimizer:
         """The optimizer, at the given learning rate or at the configured one.

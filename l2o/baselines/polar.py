@@ -9,15 +9,15 @@ import optax
 from pydantic import Field
 
 from l2o.baselines.matrices import frobenius, is_embedding, like, wide, zeros
+from l2o.baselines.optax import warmup_cosine
 from l2o.core import BaselineConfig, Optimizer
 from l2o.lift.optax import from_optax
+from l2o.newton_schulz import TINY, orthogonalised
 from l2o.registry import register
 
-TINY = 1e-12
 DECAY = 0.95  # of momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
 GAINS = (0.1, 2.0)  # least and most of a step
-WARMUP = 0.05  # share of the horizon
 
 
 class PolarState(NamedTuple):
@@ -50,9 +50,10 @@ def polar(
     r"""Matrices turn on their sphere and their norms move by Adam, at one setting for all networks.
 
     With :math:`O` the orthogonalised Nesterov momentum of a matrix :math:`W` (Jordan et al. 2024), :math:`n(x) = x /
-    \|x\|_F`, and :math:`\eta_t` the step, which warms up over 5 % of the horizon and then falls as a cosine,
+    \|x\|_F`, and :math:`\eta_t` and :math:`\rho_t` the steps of the direction and of the norm, which warm up over 5 %
+    of the horizon and then fall as a cosine,
 
-    .. math:: W \gets \|W\|_F \, e^{-\eta_t \nu_t} \; n\big(n(W) - \eta_t\, \gamma_t\, n(O)\big),
+    .. math:: W \gets \|W\|_F \, e^{-\rho_t \nu_t} \; n\big(n(W) - \eta_t\, \gamma_t\, n(O)\big),
 
     where :math:`\nu_t` is Adam's direction for :math:`\log \|W\|_F`, whose derivative is :math:`\langle G, W \rangle`.
     Where the gradients are noise the step is small: with q the root mean square of the momentum over that of the
@@ -176,11 +177,8 @@ def _unit(params: Any) -> jax.Array:
 
 
 def _schedule(count: Any, horizon: Any) -> Any:
-    """Five percent of warm-up, then a cosine to zero; without a horizon, 100 updates of warm-up and a constant."""
-    if horizon is None:
-        return jnp.minimum((count + 1) / 100, 1.0)
-    progress = (count + 1) / horizon
-    return jnp.minimum(progress / WARMUP, 1.0) * (0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(progress, 0, 1)))
+    """The factor of the steps; without a horizon, 100 updates of warm-up and a constant."""
+    return jnp.minimum((count + 1) / 100, 1.0) if horizon is None else warmup_cosine(count, horizon)
 
 
 def _matrix(leaf: _Leaf, count: Any, angle: Any, norm_step: Any, quiet: Any) -> tuple[Any, ...]:
@@ -188,8 +186,8 @@ def _matrix(leaf: _Leaf, count: Any, angle: Any, norm_step: Any, quiet: Any) -> 
     g, w = leaf.g, leaf.w
     mu = DECAY * leaf.mu + (1 - DECAY) * g
     nu = DECAY * leaf.nu + (1 - DECAY) * jnp.mean(g**2)
-    agreement = jnp.sqrt(jnp.mean(mu**2) * (1 - DECAY**count) / (nu * (1 - DECAY**count) ** 2 + TINY**2))
-    gain = jnp.clip((agreement / quiet) ** 2, *GAINS)
+    squared = jnp.mean(mu**2) / (nu * (1 - DECAY**count) + TINY**2)  # without the biases of both means
+    gain = jnp.clip(squared / quiet**2, *GAINS)
     direction = orthogonalised(DECAY * mu + (1 - DECAY) * g)
     size, length = frobenius(w), frobenius(direction)
     turned = w - angle * gain * size * direction / (length + TINY)
@@ -212,16 +210,6 @@ def _vector(leaf: _Leaf, count: Any, rate: Any) -> tuple[Any, ...]:
     direction = mu / (1 - DECAY**count) / (jnp.sqrt(nu / (1 - DECAY**count)) + TINY)
     size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(direction)))) if direction.size else 1.0
     return -rate * leaf.scale * direction / jnp.maximum(size, 1.0), mu, nu, leaf.norm
-
-
-def orthogonalised(x: jax.Array) -> jax.Array:
-    """Singular values of about 1, by the quintic Newton-Schulz iteration of Jordan et al. (2024), five steps."""
-    tall = x.shape[0] > x.shape[1]
-    x = (x.T if tall else x) / (jnp.linalg.norm(x) + TINY)
-    for _ in range(5):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.T if tall else x
 
 
 @register

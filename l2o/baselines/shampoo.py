@@ -8,7 +8,7 @@ import optax
 from pydantic import Field
 
 from l2o.baselines import factors
-from l2o.baselines.matrices import Rate, frobenius, like, squared, wide, zeros
+from l2o.baselines.matrices import Rate, frobenius, like, squared, wide
 from l2o.baselines.optax import TunedConfig
 from l2o.registry import register
 
@@ -44,16 +44,7 @@ def scale_by_shampoo(
         return factors.preconditioned(leaf, max_precondition_dim)
 
     def init(params):
-        def vector(leaf):
-            return zeros(leaf, (factors.packed_size(leaf, axes_of(leaf)),))
-
-        return ShampooState(
-            jnp.zeros((), jnp.int32),
-            jax.tree.map(zeros, params),
-            jax.tree.map(lambda leaf: zeros(leaf, real=True), params),
-            jax.tree.map(vector, params),
-            jax.tree.map(vector, params),
-        )
+        return ShampooState(*factors.start(params, axes_of))
 
     def update(updates, state, params=None):
         del params

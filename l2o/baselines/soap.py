@@ -8,7 +8,7 @@ import optax
 from pydantic import Field
 
 from l2o.baselines import factors
-from l2o.baselines.matrices import Rate, like, squared, wide, zeros
+from l2o.baselines.matrices import Rate, like, squared, wide
 from l2o.baselines.optax import TunedConfig
 from l2o.registry import register
 
@@ -43,16 +43,7 @@ def scale_by_soap(
         return factors.preconditioned(leaf, max_precondition_dim)
 
     def init(params):
-        def vector(leaf):
-            return zeros(leaf, (factors.packed_size(leaf, axes_of(leaf)),))
-
-        return SoapState(
-            jnp.zeros((), jnp.int32),
-            jax.tree.map(zeros, params),
-            jax.tree.map(lambda leaf: zeros(leaf, real=True), params),
-            jax.tree.map(vector, params),
-            jax.tree.map(vector, params),
-        )
+        return SoapState(*factors.start(params, axes_of))
 
     def update(updates, state, params=None):
         del params

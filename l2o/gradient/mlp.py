@@ -28,13 +28,13 @@ from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
 from l2o.gradient.coordinates import coordinates, merge, split
 from l2o.layers import dense
 from l2o.lift.optax import gradient_based
+from l2o.newton_schulz import TINY, orthogonalised
 from l2o.registry import register
 
 MOMENTA: Any = np.array([0.8, 0.95, 0.99], np.float32)
 SQUARES: Any = np.array([0.95, 0.999], np.float32)
 LOSSES: Any = np.array([0.8, 0.95, 0.99], np.float32)
 DIRECTIONS = 9
-TINY = 1e-12  # in units of the gradient: below it a coordinate counts as flat
 BLIND_HORIZON, BLIND_PROGRESS = 1000.0, 1 / 3  # what a run without a known horizon looks like to the networks
 
 
@@ -132,16 +132,6 @@ def _matrix(leaf: Any) -> tuple[int, int] | None:
         return None
     rows, columns = int(np.prod(shape[:-1])), shape[-1]
     return (rows, columns) if min(rows, columns) > 1 else None
-
-
-def orthogonalised(x: Float[Array, "a b"]) -> Float[Array, "a b"]:
-    """Singular values of about 1, by the quintic Newton-Schulz iteration of Jordan et al. (2024), five steps."""
-    tall = x.shape[0] > x.shape[1]
-    x = (x.T if tall else x) / (jnp.linalg.norm(x) + TINY)
-    for _ in range(5):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x.T if tall else x
 
 
 def mlp(config: MLPConfig) -> LearnedOptimizer:

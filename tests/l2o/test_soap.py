@@ -144,3 +144,22 @@ def test_matrices_of_one_size_are_one_decomposition():
     tx = scale_by_soap()
     text = str(jax.make_jaxpr(tx.update)(params, tx.init(params)))
     assert text.count(" eigh[") == text.count(" qr[") == 1
+
+
+@pytest.mark.slow
+def test_a_compiled_run_with_matrices_of_many_sizes_ends():
+    """On a CPU, calls of LAPACK at one time wait for each other's threads for ever."""
+    start = {str(n): jnp.asarray(RNG.normal(size=(n, 2 * n)), jnp.float32) for n in (48, 64, 88, 96, 128)}
+    tx = soap(1e-3)
+
+    @jax.jit
+    @jax.vmap
+    def run(scale):
+        def step(carry, _):
+            params, state = carry
+            updates, state = tx.update(jax.tree.map(lambda a: scale * a, params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        return jax.lax.scan(step, (start, tx.init(start)), length=60)[0][0]
+
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(run(jnp.ones(2))))
