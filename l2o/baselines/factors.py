@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from l2o.baselines.matrices import zeros
+from l2o.tensors import zeros
 
 Factors = list[jax.Array | None]  # one for each axis; None is the identity
 

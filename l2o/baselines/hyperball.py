@@ -8,21 +8,10 @@ import optax
 from optax.contrib import scale_by_muon
 from pydantic import Field
 
-from l2o.baselines.matrices import (
-    MATRICES,
-    Dimensions,
-    Rate,
-    axes,
-    beside_adam,
-    frobenius,
-    hidden_matrices,
-    like,
-    map_matrices,
-    times,
-    wide,
-)
+from l2o.baselines.matrices import MATRICES, Dimensions, Rate, axes, beside_adam, hidden_matrices, map_matrices, times
 from l2o.baselines.optax import TunedConfig
 from l2o.registry import register
+from l2o.tensors import frobenius, like, wide
 
 
 class HyperballState(NamedTuple):

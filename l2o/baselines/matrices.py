@@ -4,7 +4,6 @@ Muon and its relatives are meant for the hidden matrices of a network; embedding
 are moved by Adam (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/).
 """
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +12,10 @@ import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
+from l2o.tensors import is_embedding, is_output
+
 Rate = optax.ScalarOrSchedule
 Dimensions = Any  # a tree as the parameters, or a prefix of it, of `MuonDimensionNumbers` and None; or params -> tree
-
-_EMBEDDING = {"embed", "embeds", "embedder", "embedding", "embeddings", "unembed", "unembedding"}
-_EMBEDDING |= {"positions", "wte", "wpe"}
-_HEAD = {"head", "logit", "logits", "classifier", "readout"}
-_OUTPUT = {"output", "outputs", "output_layer"}
-_NOT_HEAD = {"multi_head", "multihead", "attention_head"}
 
 
 def all_matrices(params: Any) -> Any:
@@ -46,18 +41,13 @@ def hidden_matrices(params: Any) -> Any:
     """
 
     def of_leaf(path, dimensions):
-        return None if is_embedding(path) or _is_output(_components(path)) else dimensions
+        return None if is_embedding(path) or is_output(path) else dimensions
 
     dimensions = all_matrices(params)
     return jax.tree_util.tree_map_with_path(of_leaf, dimensions, is_leaf=_is_dimensions)
 
 
 MATRICES = {"all": all_matrices, "hidden": hidden_matrices}  # as a configuration names them
-
-
-def is_embedding(path: Any) -> bool:
-    """Whether a word on the way to a leaf tells of an embedding, see `hidden_matrices`."""
-    return any(_EMBEDDING & set(component.split("_")) for component in _components(path))
 
 
 def times(rate: Rate, ratio: jax.typing.ArrayLike) -> Rate:
@@ -107,45 +97,5 @@ def map_matrices(function: Callable[..., Any], dimensions: Any, tree: Any, *rest
     return jax.tree.map(lambda leaf, d, *others: function(leaf, *others, d), tree, dimensions, *rest)
 
 
-def wide(leaf: Any) -> jax.Array:
-    """A leaf in the dtype that a rule computes in: its own, or single precision where that is less."""
-    return jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
-
-
-def zeros(leaf: Any, shape: Any = None, real: bool = False) -> jax.Array:
-    """Zeros of a leaf's shape, or of another one, in its wide dtype, or in the real part's."""
-    dtype = jnp.promote_types(jnp.result_type(leaf), jnp.float32)
-    return jnp.zeros(jnp.shape(leaf) if shape is None else shape, jnp.finfo(dtype).dtype if real else dtype)
-
-
-def like(leaf: jax.Array, update: Any) -> jax.Array:
-    """A result in the dtype of the update that came in; integers have none that it would fit."""
-    dtype = jnp.result_type(update)
-    return leaf.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else leaf
-
-
-def squared(leaf: jax.Array) -> jax.Array:
-    """The squared modulus of each entry, which is real."""
-    return jnp.real(leaf * leaf.conj())
-
-
-def frobenius(leaf: jax.Array, axis: Any = None) -> jax.Array:
-    """The norm over some axes, or over all; they are kept, of length one."""
-    return jnp.sqrt(jnp.sum(squared(leaf), axis, keepdims=True))
-
-
 def _is_dimensions(node: Any) -> bool:
     return node is None or isinstance(node, MuonDimensionNumbers)
-
-
-def _components(path: Any) -> list[str]:
-    """Names on the way to a leaf, in lower case with underscores; `Dense_0` is `dense`, `lmHead` is `lm_head`."""
-    names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
-    parts = [part for name in names for part in re.split(r"[/.~]+", name) if part]
-    snake = [re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", part).lower() for part in parts]
-    return [re.sub(r"_?\d+$", "", part) for part in snake]
-
-
-def _is_output(components: list[str]) -> bool:
-    """Whether these names are of an output layer."""
-    return any(name in _OUTPUT or (name.split("_")[-1] in _HEAD and name not in _NOT_HEAD) for name in components[-2:])

@@ -3,7 +3,6 @@
 from typing import Any, ClassVar, Literal
 
 import jax
-import jax.numpy as jnp
 import optax
 from pydantic import Field
 
@@ -11,17 +10,7 @@ from l2o.baselines.matrices import MATRICES, Rate, times
 from l2o.core import BaselineConfig, Optimizer
 from l2o.lift.optax import from_optax
 from l2o.registry import register
-
-
-def cosine(count: Any, horizon: Any) -> jax.Array:
-    """The factor of a schedule that falls from one to zero over a horizon; both may be traced."""
-    return 0.5 + 0.5 * jnp.cos(jnp.pi * jnp.clip(count / horizon, 0, 1))
-
-
-def warmup_cosine(count: Any, horizon: Any) -> jax.Array:
-    """The same after a rise from zero over the first twentieth of the horizon, rounded down."""
-    warmup = horizon // 20
-    return jnp.where(count < warmup, count / jnp.maximum(warmup, 1), cosine(count - warmup, horizon - warmup))
+from l2o.schedules import cosine, warmup_cosine
 
 
 class TunedConfig(BaselineConfig):

@@ -8,12 +8,12 @@ import numpy as np
 import optax
 from pydantic import Field
 
-from l2o.baselines.matrices import frobenius, is_embedding, like, wide, zeros
-from l2o.baselines.optax import warmup_cosine
 from l2o.core import BaselineConfig, Optimizer
 from l2o.lift.optax import from_optax
 from l2o.newton_schulz import TINY, orthogonalised
 from l2o.registry import register
+from l2o.schedules import planned
+from l2o.tensors import alike, frobenius, is_embedding, is_matrix, like, turned, two_axes, unit_of, wide, zeros
 
 DECAY = 0.95  # of momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
@@ -80,18 +80,18 @@ def polar(
     """
 
     def init(params):
-        unit = _unit(params)
+        unit = unit_of(params)
 
         def scale(path, leaf):
             size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(wide(leaf))))) if jnp.size(leaf) else jnp.zeros(())
-            inputs = _two_axes(leaf)[0] if _is_matrix(path, leaf) else 1
+            inputs = two_axes(leaf)[0] if is_matrix(path, leaf) else 1
             return jnp.where(size > 0, size, unit / np.sqrt(inputs))
 
         def second(path, leaf):
-            return zeros(leaf, () if _is_matrix(path, leaf) else None, real=True)
+            return zeros(leaf, () if is_matrix(path, leaf) else None, real=True)
 
         def norm(path, leaf):
-            return zeros(leaf, (2 if _is_matrix(path, leaf) else 0,), real=True)
+            return zeros(leaf, (2 if is_matrix(path, leaf) else 0,), real=True)
 
         with_path = jax.tree_util.tree_map_with_path
         return PolarState(
@@ -104,17 +104,17 @@ def polar(
         if params is None:
             raise ValueError("polar needs the parameters: update(updates, state, params)")
         count = optax.safe_increment(state.count)
-        factor = _schedule(state.count, horizon)
+        factor = planned(state.count, horizon)
         paths, tree = jax.tree_util.tree_flatten_with_path(updates)
         parts = (tree.flatten_up_to(part) for part in (params, *state[1:]))
         leaves = [_Leaf._make((g, *rest)) for (_, g), rest in zip(paths, zip(*parts, strict=True), strict=True)]
-        chosen = [_is_matrix(path, g) for path, g in paths]
+        chosen = [is_matrix(path, g) for path, g in paths]
         found: list[Any] = [None] * len(leaves)
         for i, leaf in enumerate(leaves):
             if not chosen[i]:
                 share = embedding_step if is_embedding(paths[i][0]) else vector_step
                 found[i] = _vector(leaf, count, step * factor * share)
-        for places in _alike([leaf.g for leaf in leaves], chosen):
+        for places in alike([leaf.g for leaf in leaves], chosen):
             stack = jax.tree.map(lambda *a: jnp.stack(a), *(_as_matrix(leaves[i]) for i in places))
             moved = jax.vmap(_matrix, (0, None, None, None, None))(
                 stack, count, step * factor, norm_step * factor, quiet
@@ -140,45 +140,9 @@ class _Leaf(NamedTuple):
     scale: Any
 
 
-def _is_matrix(path: Any, leaf: Any) -> bool:
-    """Whether a leaf is turned: real, of two axes or more, not empty, and no embedding by its name."""
-    real = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    return real and jnp.ndim(leaf) > 1 and jnp.size(leaf) > 0 and not is_embedding(path)
-
-
-def _alike(leaves: list[Any], chosen: list[bool]) -> list[list[int]]:
-    """Numbers of the matrices of each shape and dtype, which are one program."""
-    groups: dict[Any, list[int]] = {}
-    for i, (leaf, matrix) in enumerate(zip(leaves, chosen, strict=True)):
-        if matrix:
-            groups.setdefault((_two_axes(leaf), jnp.result_type(leaf)), []).append(i)
-    return list(groups.values())
-
-
-def _two_axes(leaf: Any) -> tuple[int, int]:
-    """A tensor as a matrix: the last axis is the output."""
-    return int(np.prod(jnp.shape(leaf)[:-1])), jnp.shape(leaf)[-1]
-
-
 def _as_matrix(leaf: _Leaf) -> _Leaf:
-    shape = _two_axes(leaf.g)
+    shape = two_axes(leaf.g)
     return leaf._replace(**{name: wide(getattr(leaf, name)).reshape(shape) for name in ("g", "w", "mu")})
-
-
-def _unit(params: Any) -> jax.Array:
-    """How large the numbers between layers are: the geometric mean of rms(W) sqrt(inputs) over matrices not zero."""
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    sizes = [jnp.sqrt(jnp.mean(wide(w) ** 2) * _two_axes(w)[0]) for path, w in paths if _is_matrix(path, w)]
-    if not sizes:
-        return jnp.ones(())
-    found = jnp.stack(sizes)
-    there = found > 0
-    return jnp.exp(jnp.sum(jnp.log(jnp.where(there, found, 1.0))) / jnp.maximum(there.sum(), 1))
-
-
-def _schedule(count: Any, horizon: Any) -> Any:
-    """The factor of the steps; without a horizon, 100 updates of warm-up and a constant."""
-    return jnp.minimum((count + 1) / 100, 1.0) if horizon is None else warmup_cosine(count, horizon)
 
 
 def _matrix(leaf: _Leaf, count: Any, angle: Any, norm_step: Any, quiet: Any) -> tuple[Any, ...]:
@@ -190,13 +154,11 @@ def _matrix(leaf: _Leaf, count: Any, angle: Any, norm_step: Any, quiet: Any) -> 
     gain = jnp.clip(squared / quiet**2, *GAINS)
     direction = orthogonalised(DECAY * mu + (1 - DECAY) * g)
     size, length = frobenius(w), frobenius(direction)
-    turned = w - angle * gain * size * direction / (length + TINY)
-    turned = turned * size / (frobenius(turned) + TINY)
     slope = jnp.sum(g * w)
     b1, b2 = NORM_DECAYS
     first, second = b1 * leaf.norm[0] + (1 - b1) * slope, b2 * leaf.norm[1] + (1 - b2) * slope**2
     growth = first / (1 - b1**count) / (jnp.sqrt(second / (1 - b2**count)) + TINY)
-    update = turned * jnp.exp(-norm_step * growth) - w
+    update = turned(w, direction, angle * gain) * jnp.exp(-norm_step * growth) - w
     # a matrix that begins at zero has no direction to turn from
     update = jnp.where(size > 0, update, -angle * leaf.scale * np.sqrt(direction.size) * direction / (length + TINY))
     return update, mu, nu, jnp.stack([first, second])

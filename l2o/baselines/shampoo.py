@@ -8,9 +8,10 @@ import optax
 from pydantic import Field
 
 from l2o.baselines import factors
-from l2o.baselines.matrices import Rate, frobenius, like, squared, wide
+from l2o.baselines.matrices import Rate
 from l2o.baselines.optax import TunedConfig
 from l2o.registry import register
+from l2o.tensors import frobenius, like, squared, wide
 
 
 class ShampooState(NamedTuple):

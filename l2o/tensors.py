@@ -1,0 +1,103 @@
+"""What rules for tensors share: what a name tells of a leaf, dtypes, and leaves of equal shape as one stack."""
+
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from l2o.newton_schulz import TINY
+
+_EMBEDDING = {"embed", "embeds", "embedder", "embedding", "embeddings", "unembed", "unembedding"}
+_EMBEDDING |= {"positions", "wte", "wpe"}
+_HEAD = {"head", "logit", "logits", "classifier", "readout"}
+_OUTPUT = {"output", "outputs", "output_layer"}
+_NOT_HEAD = {"multi_head", "multihead", "attention_head"}
+
+
+def is_embedding(path: Any) -> bool:
+    """Whether a word on the way to a leaf tells of an embedding, see `l2o.hidden_matrices`."""
+    return any(_EMBEDDING & set(component.split("_")) for component in _components(path))
+
+
+def is_output(path: Any) -> bool:
+    """Whether the last two names on the way to a leaf tell of an output layer, see `l2o.hidden_matrices`."""
+    components = _components(path)
+    return any(name in _OUTPUT or (name.split("_")[-1] in _HEAD and name not in _NOT_HEAD) for name in components[-2:])
+
+
+def wide(leaf: Any) -> jax.Array:
+    """A leaf in the dtype that a rule computes in: its own, or single precision where that is less."""
+    return jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+
+
+def zeros(leaf: Any, shape: Any = None, real: bool = False) -> jax.Array:
+    """Zeros of a leaf's shape, or of another one, in its wide dtype, or in the real part's."""
+    dtype = jnp.promote_types(jnp.result_type(leaf), jnp.float32)
+    return jnp.zeros(jnp.shape(leaf) if shape is None else shape, jnp.finfo(dtype).dtype if real else dtype)
+
+
+def like(leaf: jax.Array, update: Any) -> jax.Array:
+    """A result in the dtype of the update that came in; integers have none that it would fit."""
+    dtype = jnp.result_type(update)
+    return leaf.astype(dtype) if jnp.issubdtype(dtype, jnp.inexact) else leaf
+
+
+def squared(leaf: jax.Array) -> jax.Array:
+    """The squared modulus of each entry, which is real."""
+    return jnp.real(leaf * leaf.conj())
+
+
+def frobenius(leaf: jax.Array, axis: Any = None) -> jax.Array:
+    """The norm over some axes, or over all; they are kept, of length one."""
+    return jnp.sqrt(jnp.sum(squared(leaf), axis, keepdims=True))
+
+
+def is_matrix(path: Any, leaf: Any) -> bool:
+    """Whether a leaf is turned: real, of two axes or more, not empty, and no embedding by its name."""
+    real = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    return real and jnp.ndim(leaf) > 1 and jnp.size(leaf) > 0 and not is_embedding(path)
+
+
+def alike(leaves: list[Any], chosen: list[bool]) -> list[list[int]]:
+    """Numbers of the matrices of each shape and dtype, which are one program."""
+    groups: dict[Any, list[int]] = {}
+    for i, (leaf, matrix) in enumerate(zip(leaves, chosen, strict=True)):
+        if matrix:
+            groups.setdefault((two_axes(leaf), jnp.result_type(leaf)), []).append(i)
+    return list(groups.values())
+
+
+def two_axes(leaf: Any) -> tuple[int, int]:
+    """A tensor as a matrix: the last axis is the output."""
+    return int(np.prod(jnp.shape(leaf)[:-1])), jnp.shape(leaf)[-1]
+
+
+def turned(w: jax.Array, direction: jax.Array, angle: Any) -> jax.Array:
+    """A matrix after a step against a direction on the sphere of its norm; the angle is in radians.
+
+    It is `r n(n(w) - angle n(direction))` with the norm r of w and `n(x) = x / |x|`.
+    """
+    size = frobenius(w)
+    moved = w - angle * size * direction / (frobenius(direction) + TINY)
+    return moved * size / (frobenius(moved) + TINY)
+
+
+def unit_of(params: Any) -> jax.Array:
+    """How large the numbers between layers are: the geometric mean of rms(W) sqrt(inputs) over matrices not zero."""
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    sizes = [jnp.sqrt(jnp.mean(wide(w) ** 2) * two_axes(w)[0]) for path, w in paths if is_matrix(path, w)]
+    if not sizes:
+        return jnp.ones(())
+    found = jnp.stack(sizes)
+    there = found > 0
+    return jnp.exp(jnp.sum(jnp.log(jnp.where(there, found, 1.0))) / jnp.maximum(there.sum(), 1))
+
+
+def _components(path: Any) -> list[str]:
+    """Names on the way to a leaf, in lower case with underscores; `Dense_0` is `dense`, `lmHead` is `lm_head`."""
+    names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
+    parts = [part for name in names for part in re.split(r"[/.~]+", name) if part]
+    snake = [re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", part).lower() for part in parts]
+    return [re.sub(r"_?\d+$", "", part) for part in snake]
