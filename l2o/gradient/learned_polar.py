@@ -1,0 +1,322 @@
+"""Polar, steered: matrices that turn and norms that move, with what a small network says for each tensor.
+
+The rule is `l2o.polar`, which needs no learning rate. For each tensor a network reads how the run is going: agreement
+of the gradients with each other over short and long times, trend of the loss, time and horizon, role and shape. All it
+reads is free of scale, and it sees no coordinate. It writes a correction of the log step, one of the log step of the
+norm, a drift of the norm, and how much of a slower momentum and of the gradient itself goes into the direction:
+
+    d = n(nesterov) + a n(slow) + b n(g)
+    W <- |W| exp(-rho e^r nu + rho s) n(n(W) - eta gamma e^l n(orthogonalised(d)))
+
+with (l, r, s, a, b) written by the network. It answers zero before meta-training, and the rule is polar then.
+Multiplying the loss by a constant changes nothing; neither does measuring all parameters in another unit.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+from pydantic import Field
+
+from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
+from l2o.layers import dense
+from l2o.lift.optax import gradient_based
+from l2o.newton_schulz import TINY, orthogonalised
+from l2o.registry import register
+from l2o.schedules import planned
+from l2o.tensors import is_embedding, is_matrix, is_output, like, squared, turned, two_axes, unit_of, wide, zeros
+
+FAST, SLOW, SECOND = 0.95, 0.99, 0.95  # decays of both momenta and of second moments
+NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
+LOSSES: Any = np.array([0.8, 0.95, 0.99], np.float32)
+ROLES = ("matrix", "head", "embedding", "vector")
+OWN, SHARED, OUTPUTS = 12, 12, 5  # numbers that the network reads of a tensor and of the run, and those it writes
+TRACE = 5  # averages of a tensor, see `LearnedPolarState`
+BLIND_HORIZON, BLIND_PROGRESS = 1000.0, 1 / 3  # what a run without a known horizon looks like to the network
+
+
+@register
+class LearnedPolarConfig(OptimizerConfig):
+    """Polar, steered by a network per tensor; reads the horizon and the loss.
+
+    Attributes:
+      hidden: units of the network; with 0 it is a constant for each role.
+      step: angle of a matrix's step before meta-training, in radians.
+      norm_step: relative change of a matrix's norm in a step.
+      embedding_step: relative step of embeddings as a multiple of `step`.
+      vector_step: relative step of vectors and scalars as a multiple of `step`.
+      quiet: the ratio of momentum to gradients at which the step is whole.
+      least: the least gain of a step whose gradients disagree.
+    """
+
+    kind: Literal["learned_polar"] = "learned_polar"
+    hidden: int = Field(default=16, ge=0, le=1024)
+    step: float = Field(default=0.075, gt=0)
+    norm_step: float = Field(default=0.035, ge=0)
+    embedding_step: float = Field(default=1.7, ge=0)
+    vector_step: float = Field(default=0.11, ge=0)
+    quiet: float = Field(default=0.24, gt=0)
+    least: float = Field(default=0.1, gt=0, le=1)
+
+    def build(self) -> LearnedOptimizer:
+        return learned_polar(self)
+
+
+class LearnedPolarState(NamedTuple):
+    """8 bytes for a parameter of a matrix, 12 for others. A tree of leaves mirrors the parameters.
+
+    Attributes:
+      count: updates made.
+      fast: momentum of each leaf at decay 0.95.
+      slow: momentum at decay 0.99.
+      nu: second moment of each leaf; of a matrix, the mean over its entries.
+      trace: of each leaf, the moments of the derivative by its log norm, the agreement of gradient and momentum, the
+        squared cosine of gradient and parameters, and how full the spectrum of the last direction was, [5].
+      scale: the size that the steps of a leaf are measured by, a scalar for each leaf.
+      losses: moving averages of the loss at three decays, [3].
+      first: the first loss.
+    """
+
+    count: Int[Array, ""]
+    fast: Any
+    slow: Any
+    nu: Any
+    trace: Any
+    scale: Any
+    losses: Float[Array, "3"]
+    first: Float[Array, ""]
+
+
+class Leaf(NamedTuple):
+    """A gradient, its parameters, and what the state has of them."""
+
+    g: Any
+    w: Any
+    fast: Any
+    slow: Any
+    nu: Any
+    trace: Any
+    scale: Any
+
+
+def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
+    """Build the rule. Works on any pytree; tensors of more than two axes count as matrices with the last as output."""
+
+    def network(own: Float[Array, "own n"], shared: Float[Array, "shared"], roles: Float[Array, "4 n"]):
+        constant = hk.get_parameter("roles", [OUTPUTS, len(ROLES)], init=jnp.zeros) @ roles
+        if not config.hidden:
+            return constant
+        x = jnp.concatenate([own, jnp.broadcast_to(shared[:, None], (SHARED, own.shape[1])), roles])
+        return constant + dense("output", jnp.tanh(dense("hidden", x, config.hidden)), OUTPUTS, zero=True)
+
+    transformed = hk.without_apply_rng(hk.transform(network))
+
+    def init(key) -> Theta:
+        return transformed.init(key, jnp.zeros((OWN, 1)), jnp.zeros(SHARED), jnp.zeros((4, 1)))
+
+    def start(params: Any) -> LearnedPolarState:
+        with_path, unit = jax.tree_util.tree_map_with_path, unit_of(params)
+
+        def scale(path, leaf):
+            size = jnp.sqrt(jnp.mean(squared(wide(leaf)))) if jnp.size(leaf) else jnp.zeros(())
+            return jnp.where(size > 0, size, unit / np.sqrt(two_axes(leaf)[0] if is_matrix(path, leaf) else 1))
+
+        def second(path, leaf):
+            return zeros(leaf, () if is_matrix(path, leaf) else None, real=True)
+
+        return LearnedPolarState(
+            jnp.zeros((), jnp.int32), jax.tree.map(zeros, params), jax.tree.map(zeros, params),
+            with_path(second, params), jax.tree.map(lambda leaf: zeros(leaf, (TRACE,), real=True), params),
+            with_path(scale, params), jnp.zeros(len(LOSSES)), jnp.zeros(()),
+        )  # fmt: skip
+
+    def native(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
+        def update(updates, state, params=None, *, value=None, **rest):
+            del rest
+            if params is None:
+                raise ValueError("learned_polar needs the parameters: tx.update(updates, state, params)")
+            count = optax.safe_increment(state.count)
+            losses, first = _losses(state, value)
+            paths, tree = jax.tree_util.tree_flatten_with_path(updates)
+            parts = (tree.flatten_up_to(part) for part in (params, *state[1:6]))
+            leaves = [Leaf(g, *rest) for (_, g), *rest in zip(paths, *parts, strict=True)]
+            roles = [_role(path, g) for path, g in paths]
+            groups = _groups(leaves, roles)
+            stacks = [_stack([leaves[i] for i in places], roles[places[0]]) for places in groups]
+            # first what is seen of every tensor, then what the network says of it, then how it moves
+            seen = [_observe(stack, count, roles[places[0]]) for stack, places in zip(stacks, groups, strict=True)]
+            numbers = [_one_hot(roles[i]) for places in groups for i in places]
+            said = None
+            if numbers:
+                own = jnp.concatenate([features for _, features in seen], axis=1)
+                shared = _shared(count, horizon, losses, first, own, np.stack(numbers, 1))
+                said = transformed.apply(theta, own, shared, jnp.asarray(np.stack(numbers, 1)))
+            factor, done, found = planned(state.count, horizon), 0, [None] * len(leaves)
+            for places, (stack, _) in zip(groups, seen, strict=True):
+                role = roles[places[0]]
+                said_here = said[:, done : done + len(places)].T
+                done += len(places)
+                move, stack = _moved(config, role, stack, said_here, count, factor)
+                for k, i in enumerate(places):
+                    one = jax.tree.map(lambda a, k=k: a[k], (move, stack.fast, stack.slow, stack.nu, stack.trace))
+                    shape = jnp.shape(leaves[i].g)
+                    whole = [part.reshape(shape) for part in one[:3]]
+                    nu = one[3] if role in ROLES[:2] else one[3].reshape(shape)
+                    found[i] = (like(whole[0], leaves[i].g), *whole[1:], nu, one[4])
+            moves, fast, slow, nu, trace = (tree.unflatten([part[j] for part in found]) for j in range(5))
+            return moves, LearnedPolarState(count, fast, slow, nu, trace, state.scale, losses, first)
+
+        return optax.GradientTransformationExtraArgs(start, update)
+
+    return gradient_based(init, native)
+
+
+def _role(path: Any, leaf: Any) -> str:
+    if is_matrix(path, leaf):
+        return "head" if is_output(path) else "matrix"
+    return "embedding" if is_embedding(path) else "vector"
+
+
+def _one_hot(role: str) -> np.ndarray:
+    return np.eye(len(ROLES), dtype=np.float32)[ROLES.index(role)]
+
+
+def _groups(leaves: list[Leaf], roles: list[str]) -> list[list[int]]:
+    """Numbers of the leaves of each role, shape and dtype, which are one program."""
+    groups: dict[Any, list[int]] = {}
+    for i, (leaf, role) in enumerate(zip(leaves, roles, strict=True)):
+        shape = two_axes(leaf.g) if role in ROLES[:2] else jnp.shape(leaf.g)
+        groups.setdefault((role, shape, jnp.result_type(leaf.g), jnp.result_type(leaf.w)), []).append(i)
+    return list(groups.values())
+
+
+def _stack(leaves: list[Leaf], role: str) -> Leaf:
+    """Leaves of one shape as one with a leading axis; matrices with two more, others with one more."""
+
+    def flat(leaf: Leaf) -> Leaf:
+        shape = two_axes(leaf.g) if role in ROLES[:2] else (-1,)
+        parts = {name: wide(getattr(leaf, name)).reshape(shape) for name in ("g", "w", "fast", "slow")}
+        return leaf._replace(**parts, nu=leaf.nu if role in ROLES[:2] else leaf.nu.reshape(-1))
+
+    return jax.tree.map(lambda *a: jnp.stack(a), *map(flat, leaves))
+
+
+def _mean(x: Array) -> Array:
+    """Over all but the first axis; nothing has mean zero."""
+    return jnp.mean(x.reshape(len(x), -1), axis=1) if x.size else jnp.zeros(len(x), x.dtype)
+
+
+def _size(x: Array) -> Array:
+    return jnp.sqrt(_mean(squared(x)))
+
+
+def _over(x: Array, numbers: Array) -> Array:
+    """Numbers for each of a stack, as an array that is multiplied with the stack."""
+    return numbers.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def _observe(leaf: Leaf, count: Any, role: str) -> tuple[Leaf, Float[Array, "own n"]]:
+    """A stack after its gradients, and what the network is to know of each tensor, numbers within about [-3, 3]."""
+    g, w, matrix = leaf.g, leaf.w, role in ROLES[:2]
+    size, weight = _size(g), _size(w)
+    before = _size(leaf.fast)
+    agreement = _mean(jnp.real(g * leaf.fast.conj())) / (size * before + TINY**2)
+    fast, slow = FAST * leaf.fast + (1 - FAST) * g, SLOW * leaf.slow + (1 - SLOW) * g
+    square = squared(g)
+    nu = SECOND * leaf.nu + (1 - SECOND) * (_mean(square) if matrix else square)
+    usual = jnp.sqrt(_mean(nu.reshape(len(nu), -1)) / (1 - SECOND**count)) + TINY
+    slope = jnp.sum(jnp.real(g * w.conj()).reshape(len(g), -1), axis=1)
+    entries = max(g[0].size, 1)
+    cosine = squared(slope / (entries * size * weight + TINY**2)) * entries
+    b1, b2 = NORM_DECAYS
+    first, second, agreed, cosines, full = jnp.moveaxis(leaf.trace, 1, 0)
+    trace = jnp.stack([b1 * first + (1 - b1) * slope, b2 * second + (1 - b2) * slope**2,
+                       0.9 * agreed + 0.1 * agreement, 0.95 * cosines + 0.05 * cosine, full], axis=1)  # fmt: skip
+    ratio, slower = (_size(x) / (1 - d**count) / usual for x, d in ((fast, FAST), (slow, SLOW)))
+    both = _mean(jnp.real(fast * slow.conj())) / (_size(fast) * _size(slow) + TINY**2)
+    rows, columns = two_axes(g[0]) if matrix else (1, 1)
+    features = jnp.stack(
+        [
+            _log(ratio) + 1.5, _log(slower) + 2, 2 * trace[:, 2], 2 * both, _growth(trace, count),
+            _log(size / usual), _log(weight / leaf.scale), 2 * full,
+            _log(jnp.sqrt(trace[:, 3] / (1 - 0.95**count))), jnp.full(len(g), np.log(rows / columns) / 3),
+            agreement * 2, jnp.tanh(agreed * 5),
+        ]
+    )  # fmt: skip
+    return leaf._replace(fast=fast, slow=slow, nu=nu, trace=trace), features
+
+
+def _log(x: Array) -> Array:
+    return jnp.clip(jnp.log(x + TINY), -5, 5)
+
+
+def _growth(trace: Array, count: Any) -> Array:
+    """Adam's direction for the logarithm of the norm."""
+    b1, b2 = NORM_DECAYS
+    return trace[:, 0] / (1 - b1**count) / (jnp.sqrt(trace[:, 1] / (1 - b2**count)) + TINY)
+
+
+def _losses(state: LearnedPolarState, value: Any) -> tuple[Array, Array]:
+    """The moving averages and the first loss, after a loss, where it is known."""
+    loss = jnp.zeros(()) if value is None else jnp.asarray(value, jnp.float32)
+    loss = jnp.nan_to_num(loss, posinf=1e30, neginf=-1e30)
+    return LOSSES * state.losses + (1 - LOSSES) * loss, jnp.where(state.count == 0, loss, state.first)
+
+
+def _shared(count: Any, horizon: Any, losses: Array, first: Array, own: Array, roles: np.ndarray) -> Array:
+    """What the network is to know of the whole run."""
+    t = count.astype(jnp.float32)
+    means = losses / (1 - LOSSES**t)
+    fast, slow = jnp.append(means[:2], means[0]), jnp.append(means[1:], first)
+    trend = (fast - slow) / (jnp.abs(fast) + jnp.abs(slow) + TINY)
+    trend = trend * jnp.array([10.0, 5.0, 1.0])
+    if horizon is None:
+        total, progress = jnp.asarray(BLIND_HORIZON), jnp.asarray(BLIND_PROGRESS)
+    else:
+        total = jnp.maximum(jnp.asarray(horizon, jnp.float32), 1.0)
+        progress = jnp.minimum((t - 1) / total, 1.0)
+    turns = roles[:2].sum(0)
+    average = own[0] @ turns / max(turns.sum(), 1)
+    time = [
+        jnp.log(t) / 5 - 1, jnp.log(total) / 2.5 - 2, progress, jnp.cos(jnp.pi * progress),
+        jnp.tanh(10 * progress), jnp.tanh(10 * (1 - progress)), jnp.tanh(t / 10), average, own[1] @ turns / max(turns.sum(), 1),
+    ]  # fmt: skip
+    return jnp.concatenate([jnp.clip(trend, -3, 3), jnp.stack(time)])
+
+
+def _moved(
+    config: LearnedPolarConfig, role: str, leaf: Leaf, said: Float[Array, "n outputs"], count: Any, factor: Any
+) -> tuple[Array, Leaf]:
+    """The update of a stack, and the stack with the last entry of its trace."""
+    longer, norm_longer, drift, slow_share, raw_share = said.T
+    longer, norm_longer = jnp.clip(longer, -4, 2), jnp.clip(norm_longer, -4, 2)
+    g = leaf.g
+    nesterov = FAST * leaf.fast + (1 - FAST) * g
+    mixed = [(nesterov, 1.0), (leaf.slow, slow_share), (g, raw_share)]
+    unit = sum(x * _over(x, share / (_size(x) + TINY)) for x, share in mixed)
+    if role not in ROLES[:2]:
+        share = config.embedding_step if role == "embedding" else config.vector_step
+        root = jnp.sqrt(leaf.nu / (1 - SECOND**count)) + TINY
+        plain = leaf.fast / (1 - FAST**count)
+        size = _size(plain)
+        direction = (plain + _over(g, size) * (unit - nesterov / _over(g, _size(nesterov) + TINY))) / root
+        rate = config.step * factor * share * leaf.scale * jnp.exp(longer) / jnp.maximum(_size(direction), 1.0)
+        return -_over(g, rate) * direction, leaf
+    usual = leaf.nu / (1 - SECOND**count) + TINY**2
+    q2 = _mean(squared(leaf.fast)) / (1 - FAST**count) ** 2 / usual
+    gain = jnp.clip(q2 / config.quiet**2, config.least, 2.0) * jnp.exp(longer)
+    angle = config.step * factor * gain
+    direction = jax.vmap(orthogonalised)(unit)
+    full = _mean(direction * unit) / (_size(direction) * _size(unit) + TINY)
+    w, size = leaf.w, _size(leaf.w)
+    pace = config.norm_step * factor
+    stretch = jnp.exp(pace * (jnp.clip(drift, -1, 1) - jnp.exp(norm_longer) * _growth(leaf.trace, count)))
+    update = jax.vmap(turned)(w, direction, angle) * _over(w, stretch) - w
+    # a matrix that begins at zero has no direction to turn from
+    from_zero = -_over(w, angle * leaf.scale / (_size(direction) + TINY)) * direction
+    update = jnp.where(_over(w, size) > 0, update, from_zero)
+    return update, leaf._replace(trace=leaf.trace.at[:, 4].set(full))
