@@ -47,6 +47,8 @@ class Experiment(Document):
       seed: decides everything random, 0 to 2^31 - 1.
       optimizer: a learned optimizer's architecture.
       task: the family it is trained on.
+      validation: the family on which the theta that is kept is chosen, such as one of other kinds; other starts and
+        minibatches of `task` when left out.
       meta: how.
 
     >>> from experiments import Experiment
@@ -57,6 +59,7 @@ class Experiment(Document):
     seed: int = Field(default=0, ge=0, lt=2**31)
     optimizer: Annotated[SerializeAsAny[OptimizerConfig], by_kind(OptimizerConfig)]
     task: Task
+    validation: Task | None = None
     meta: MetaConfig
 
     @classmethod
@@ -103,7 +106,10 @@ def train(
     if resume and parallel.agree(lambda: _finished(experiment, out)):
         return None
     family, learned, theta = experiment.task.build("train"), experiment.optimizer.build(), _starting_theta(experiment)
-    _refuse_without_gradients(experiment, learned, family)
+    judge = None if experiment.validation is None else experiment.validation.build("train")
+    for name, built in (("task", family), ("validation", judge)):
+        if built is not None:
+            _refuse_without_gradients(experiment, learned, name, built)
     experiment.meta.learner(learned, family)  # refuses devices that do not exist, before anything is written
     if not resume:
         parallel.agree(lambda: claim(out, "choose another --out, or --resume the run in it"))
@@ -114,7 +120,7 @@ def train(
             show = also_to_tensorboard(show, out / "tensorboard")
         result = meta_train(
             out, learned, family, experiment.meta,
-            seed=experiment.seed, identity=_identity(experiment), theta=theta, report=show,
+            seed=experiment.seed, identity=_identity(experiment), theta=theta, validation=judge, report=show,
         )  # fmt: skip
     if parallel.writes():
         l2o.save(out, experiment.optimizer, result.theta, provenance(experiment, result))
@@ -125,7 +131,10 @@ def train(
 
 def _identity(experiment: Experiment) -> dict[str, Any]:
     """What a run must not change when it is resumed: everything but the number of devices."""
-    return experiment.model_dump(mode="json", exclude={"meta": {"devices"}})
+    known = experiment.model_dump(mode="json", exclude={"meta": {"devices"}})
+    if experiment.validation is None:
+        known.pop("validation")  # which runs from before it existed do not know
+    return known
 
 
 def _finished(experiment: Experiment, out: Path) -> bool:
@@ -139,7 +148,9 @@ def _finished(experiment: Experiment, out: Path) -> bool:
     return finished
 
 
-def _refuse_without_gradients(experiment: Experiment, learned: l2o.LearnedOptimizer, family: TaskFamily) -> None:
+def _refuse_without_gradients(
+    experiment: Experiment, learned: l2o.LearnedOptimizer, name: str, family: TaskFamily
+) -> None:
     def gradient(key, part):
         task = part.task(part.sample(key))
         return task.evaluate(key, jax.tree.map(lambda a: jnp.asarray(a)[None], task.problem.start)).gradient
@@ -147,7 +158,7 @@ def _refuse_without_gradients(experiment: Experiment, learned: l2o.LearnedOptimi
     found = [jax.eval_shape(gradient, jax.random.key(0), part) for part in family.parts]
     if learned.native is not None and None in found:
         raise UserError(
-            f"task.kind {experiment.task.kind!r} gives no gradients, and optimizer.kind {experiment.optimizer.kind!r} "
+            f"{name}.kind {getattr(experiment, name).kind!r} gives no gradients, and optimizer.kind {experiment.optimizer.kind!r} "
             "needs them: expected a differentiable task or a black-box optimizer"
         )
 

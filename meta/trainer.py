@@ -185,6 +185,7 @@ def train(
     seed: int,
     identity: dict[str, Any],
     theta: Theta | None = None,
+    validation: TaskFamily | None = None,
     report: Report = lambda row: None,
 ) -> TrainingResult:
     """Meta-train, from the beginning or from the last checkpoint in `out`.
@@ -195,11 +196,12 @@ def train(
     Args:
       out: run directory; checkpoints/ and metrics.jsonl are written there.
       learned: the architecture.
-      family: tasks to train on; validation draws other starts and minibatches from it.
+      family: tasks to train on.
       config: see `MetaConfig`.
       seed: randomness of the run.
       identity: the resolved config as JSON, stored with each checkpoint; a checkpoint of another one is refused.
       theta: meta-parameters to start from; fresh ones when None.
+      validation: tasks on which theta is judged; other starts and minibatches of `family` when None.
       report: called with each row of metrics.
 
     Raises:
@@ -215,6 +217,7 @@ def train(
         theta = learned.init(start_key)
     best = jax.tree.map(np.asarray, theta)
     theta, family = parallel.place(theta, mesh), parallel.place(family, mesh)
+    judge = family if validation is None else parallel.place(validation, mesh)
     stages = [parallel.place(config.horizon.family(family, i), mesh) for i in range(len(config.horizon.stages))]
 
     def init(theta, family):
@@ -233,10 +236,10 @@ def train(
     def validate(theta, horizon):
         key = jax.random.clone(validation_key)
         if scores_of is not None:
-            scores = scores_of(theta, family, key, config.validation_tasks)
+            scores = scores_of(theta, judge, key, config.validation_tasks)
             return {name: float(value) for name, value in scores.items()}
         measured = evaluate(
-            bind, theta, family, key, tasks=config.validation_tasks, horizon=horizon, batch=32, objective=objective,
+            bind, theta, judge, key, tasks=config.validation_tasks, horizon=horizon, batch=32, objective=objective,
             measure=False, mesh=mesh,
         )  # fmt: skip
         return {

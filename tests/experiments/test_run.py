@@ -202,6 +202,24 @@ def test_training_starts_from_another_run(tmp_path, tiny, trained):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=3e-7), before, after)
 
 
+def test_theta_is_chosen_on_other_tasks_where_there_are_some(tmp_path, tiny, trained):
+    """The training is the same, and what is judged is another family: here the same one, in units of a thousand."""
+    text = tiny.read_text()
+    at = text.index("[task]")
+    table = text[at:].split("\n\n", 1)[0].replace("[task]", "[validation.family]")
+    judged = f'[validation]\nkind = "rescaled"\nobjective = 1e-6\n{table}\n\n'
+    tiny.write_text(text[:at] + judged + text[at:])
+    Experiment.load(tiny).train(tmp_path / "run", quiet=True)
+    rows, plain = (
+        [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for run in (tmp_path / "run", trained)
+    )
+    assert [row["meta_loss"] for row in rows] == [row["meta_loss"] for row in plain]
+    chosen, without = ([row["validation"] for row in some if "validation" in row] for some in (rows, plain))
+    assert chosen != without
+    assert json.loads((tmp_path / "run" / "optimizer.json").read_text())["provenance"]["experiment"]["validation"]
+
+
 @pytest.mark.parametrize("override", ["optimizer.hidden=3", "optimizer.output_scale=0.2"])
 def test_another_architecture_cannot_start_there(tmp_path, tiny, trained, cli, override):
     out = tmp_path / "run"
