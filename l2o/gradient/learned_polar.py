@@ -34,8 +34,8 @@ FAST, SLOW, SECOND = 0.95, 0.99, 0.95  # decays of both momenta and of second mo
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
 LOSSES: Any = np.array([0.8, 0.95, 0.99], np.float32)
 ROLES = ("matrix", "head", "embedding", "vector")
-OWN, SHARED, OUTPUTS = 12, 12, 5  # numbers that the network reads of a tensor and of the run, and those it writes
-TRACE = 5  # averages of a tensor, see `LearnedPolarState`
+OWN, SHARED, OUTPUTS = 11, 12, 5  # numbers that the network reads of a tensor and of the run, and those it writes
+TRACE = 4  # averages of a tensor, see `LearnedPolarState`
 BLIND_HORIZON, BLIND_PROGRESS = 1000.0, 1 / 3  # what a run without a known horizon looks like to the network
 
 
@@ -74,8 +74,8 @@ class LearnedPolarState(NamedTuple):
       fast: momentum of each leaf at decay 0.95.
       slow: momentum at decay 0.99.
       nu: second moment of each leaf; of a matrix, the mean over its entries.
-      trace: of each leaf, the moments of the derivative by its log norm, the agreement of gradient and momentum, the
-        squared cosine of gradient and parameters, and how full the spectrum of the last direction was, [5].
+      trace: of each leaf, the moments of the derivative by its log norm, the agreement of gradient and momentum, and the
+        squared cosine of gradient and parameters, [4].
       scale: the size that the steps of a leaf are measured by, a scalar for each leaf.
       losses: moving averages of the loss at three decays, [3].
       first: the first loss.
@@ -160,7 +160,7 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
                 role = roles[places[0]]
                 said_here = said[:, done : done + len(places)].T
                 done += len(places)
-                move, stack = _moved(config, role, stack, said_here, count, factor)
+                move = _moved(config, role, stack, said_here, count, factor)
                 for k, i in enumerate(places):
                     one = jax.tree.map(lambda a, k=k: a[k], (move, stack.fast, stack.slow, stack.nu, stack.trace))
                     shape = jnp.shape(leaves[i].g)
@@ -230,20 +230,19 @@ def _observe(leaf: Leaf, count: Any, role: str) -> tuple[Leaf, Float[Array, "own
     nu = SECOND * leaf.nu + (1 - SECOND) * (_mean(square) if matrix else square)
     usual = jnp.sqrt(_mean(nu.reshape(len(nu), -1)) / (1 - SECOND**count)) + TINY
     slope = jnp.sum(jnp.real(g * w.conj()).reshape(len(g), -1), axis=1)
-    entries = max(g[0].size, 1)
-    cosine = squared(slope / (entries * size * weight + TINY**2)) * entries
+    cosine = squared(slope / (max(g[0].size, 1) * size * weight + TINY**2))
     b1, b2 = NORM_DECAYS
-    first, second, agreed, cosines, full = jnp.moveaxis(leaf.trace, 1, 0)
+    first, second, agreed, cosines = jnp.moveaxis(leaf.trace, 1, 0)
     trace = jnp.stack([b1 * first + (1 - b1) * slope, b2 * second + (1 - b2) * slope**2,
-                       0.9 * agreed + 0.1 * agreement, 0.95 * cosines + 0.05 * cosine, full], axis=1)  # fmt: skip
+                       0.9 * agreed + 0.1 * agreement, 0.95 * cosines + 0.05 * cosine], axis=1)  # fmt: skip
     ratio, slower = (_size(x) / (1 - d**count) / usual for x, d in ((fast, FAST), (slow, SLOW)))
     both = _mean(jnp.real(fast * slow.conj())) / (_size(fast) * _size(slow) + TINY**2)
     rows, columns = two_axes(g[0]) if matrix else (1, 1)
     features = jnp.stack(
         [
             _log(ratio) + 1.5, _log(slower) + 2, 2 * trace[:, 2], 2 * both, _growth(trace, count),
-            _log(size / usual), _log(weight / leaf.scale), 2 * full,
-            _log(jnp.sqrt(trace[:, 3] / (1 - 0.95**count))), jnp.full(len(g), np.log(rows / columns) / 3),
+            _log(size / usual), _log(weight / leaf.scale),
+            jnp.maximum(_log(trace[:, 3] / (1 - 0.95**count)) / 2, -4) + 2, jnp.full(len(g), np.log(rows / columns) / 3),
             agreement * 2, jnp.tanh(agreed * 5),
         ]
     )  # fmt: skip
@@ -290,8 +289,8 @@ def _shared(count: Any, horizon: Any, losses: Array, first: Array, own: Array, r
 
 def _moved(
     config: LearnedPolarConfig, role: str, leaf: Leaf, said: Float[Array, "n outputs"], count: Any, factor: Any
-) -> tuple[Array, Leaf]:
-    """The update of a stack, and the stack with the last entry of its trace."""
+) -> Array:
+    """The update of a stack."""
     longer, norm_longer, drift, slow_share, raw_share = said.T
     longer, norm_longer = jnp.clip(longer, -4, 2), jnp.clip(norm_longer, -4, 2)
     g = leaf.g
@@ -305,18 +304,16 @@ def _moved(
         size = _size(plain)
         direction = (plain + _over(g, size) * (unit - nesterov / _over(g, _size(nesterov) + TINY))) / root
         rate = config.step * factor * share * leaf.scale * jnp.exp(longer) / jnp.maximum(_size(direction), 1.0)
-        return -_over(g, rate) * direction, leaf
+        return -_over(g, rate) * direction
     usual = leaf.nu / (1 - SECOND**count) + TINY**2
     q2 = _mean(squared(leaf.fast)) / (1 - FAST**count) ** 2 / usual
     gain = jnp.clip(q2 / config.quiet**2, config.least, 2.0) * jnp.exp(longer)
     angle = config.step * factor * gain
     direction = jax.vmap(orthogonalised)(unit)
-    full = _mean(direction * unit) / (_size(direction) * _size(unit) + TINY)
     w, size = leaf.w, _size(leaf.w)
     pace = config.norm_step * factor
-    stretch = jnp.exp(pace * (jnp.clip(drift, -1, 1) - jnp.exp(norm_longer) * _growth(leaf.trace, count)))
+    stretch = jnp.exp(pace * (jnp.clip(drift, -2, 2) - jnp.exp(norm_longer) * _growth(leaf.trace, count)))
     update = jax.vmap(turned)(w, direction, angle) * _over(w, stretch) - w
     # a matrix that begins at zero has no direction to turn from
     from_zero = -_over(w, angle * leaf.scale / (_size(direction) + TINY)) * direction
-    update = jnp.where(_over(w, size) > 0, update, from_zero)
-    return update, leaf._replace(trace=leaf.trace.at[:, 4].set(full))
+    return jnp.where(_over(w, size) > 0, update, from_zero)
