@@ -3,6 +3,6 @@
 import meta as meta
 import tasks as tasks
 from experiments.run import Experiment
-from experiments.study.curves.config import Curves as Study
+from experiments.study.curves.config import Curves
 
-__all__ = ["Experiment", "Study"]
+__all__ = ["Curves", "Experiment"]

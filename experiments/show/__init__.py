@@ -26,7 +26,7 @@ from meta.objective import ObjectiveConfig
 from meta.recordings.rollouts import SourceConfig
 from meta.recordings.trajectories import MANIFEST, read_manifest
 
-Document = dict[str, Any]
+JSONObject = dict[str, Any]
 TITLES = {
     "shipped_optimizers": "shipped optimizers",
     "architectures": "architectures",
@@ -58,7 +58,7 @@ def strict_json(document: Any) -> str:
     return json.dumps(plain(document), indent=2, allow_nan=False)
 
 
-def listing() -> dict[str, list[Document]]:
+def listing() -> dict[str, list[JSONObject]]:
     """Everything that has a name, in groups."""
     baselines = l2o.kinds(l2o.BaselineConfig)
     built = {name: cast(Any, cls)().build(1.0) for name, cls in baselines.items() if cls.tuned and cls.reads_gradients}
@@ -94,7 +94,7 @@ def listing() -> dict[str, list[Document]]:
     }  # fmt: skip
 
 
-def listing_lines(groups: dict[str, list[Document]]) -> list[str]:
+def listing_lines(groups: dict[str, list[JSONObject]]) -> list[str]:
     """One line for each name, under the title of its group."""
     lines = []
     for group, entries in groups.items():
@@ -111,7 +111,7 @@ def listing_lines(groups: dict[str, list[Document]]) -> list[str]:
     return lines
 
 
-def _room(room: type[l2o.Config]) -> list[Document]:
+def _room(room: type[l2o.Config]) -> list[JSONObject]:
     return [{"name": name, "description": (cls.__doc__ or "").split("\n")[0]} for name, cls in kinds(room).items()]
 
 
@@ -139,7 +139,7 @@ def kind_of(directory: Path) -> str:
     )
 
 
-def describe(name: str) -> Document:
+def describe(name: str) -> JSONObject:
     """What a shipped optimizer, a directory or the log of a study or search is; "what" in it says which.
 
     Raises:
@@ -162,7 +162,7 @@ def describe(name: str) -> Document:
         }  # fmt: skip
     if command == "study":
         study = StudyConfig.load(path / "config.toml")
-        found: Document = {
+        found: JSONObject = {
             "what": "study", "directory": name, "kind": study.kind,
             "description": study.description, "finished": exists(path / "results.json"),
         }  # fmt: skip
@@ -177,7 +177,7 @@ def describe(name: str) -> Document:
     }  # fmt: skip
 
 
-def lines_of(document: Document) -> list[str]:
+def lines_of(document: JSONObject) -> list[str]:
     """The lines of what `describe` found."""
     if document["what"] == "optimizer":
         return _optimizer_lines(document)
@@ -195,7 +195,7 @@ def lines_of(document: Document) -> list[str]:
     return lines if document["finished"] else [*lines, f"not finished; go on with: l2o resume {where}"]
 
 
-def _optimizer(name: str, directory: Path) -> Document:
+def _optimizer(name: str, directory: Path) -> JSONObject:
     loaded = l2o.load(name)
     made = loaded.provenance
     trained = (
@@ -240,7 +240,7 @@ def usage(name: str, loaded: l2o.Loaded) -> list[str]:
     ]
 
 
-def _optimizer_lines(document: Document) -> list[str]:
+def _optimizer_lines(document: JSONObject) -> list[str]:
     made, held_out = document["training"], document["held_out"]
     size = document["state_bytes_per_parameter"]
     config = ", ".join(f"{name} = {shown(value)}" for name, value in document["config"].items() if name != "kind")
@@ -285,7 +285,7 @@ def _optimizer_lines(document: Document) -> list[str]:
     return [*lines, "use it", *(f"  {line}" for line in document["use"])]
 
 
-def _facts(facts: Document) -> list[str]:
+def _facts(facts: JSONObject) -> list[str]:
     known = {name: str(value) for name, value in facts.items() if value not in (None, "")}
     width = max((len(name) for name in known), default=0)
     return [f"  {name:<{width}}  {value}" for name, value in known.items()]

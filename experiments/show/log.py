@@ -9,7 +9,7 @@ from l2o.host.log import VERSION, Added, Asked, Format, events_in, parsed
 from l2o.host.loop import Trial
 from l2o.space.parameter import plain_category
 
-Document = dict[str, Any]
+JSONObject = dict[str, Any]
 
 
 def _named(given: Any) -> dict[str, Any] | None:
@@ -29,7 +29,7 @@ FORMS = {  # as any study or search has them; nothing is written
 }
 
 
-def read(path: Path) -> Document:
+def read(path: Path) -> JSONObject:
     """The trials of a log that `l2o.Study` or `l2o.minimize` writes; a line that a kill tore is left out.
 
     Raises:
@@ -68,7 +68,7 @@ def read(path: Path) -> Document:
     }  # fmt: skip
 
 
-def lines_of(document: Document) -> list[str]:
+def lines_of(document: JSONObject) -> list[str]:
     """The lines of what `read` found: the run, a table of its trials, the best one."""
     about, trials = document["about"], document["trials"]
     goal, metric = about.get("goal", "minimize"), about.get("metric") or "value"
@@ -93,7 +93,7 @@ def lines_of(document: Document) -> list[str]:
     return lines
 
 
-def table_of(rows: list[Document]) -> list[str]:
+def table_of(rows: list[JSONObject]) -> list[str]:
     """The lines of a table, with a column for each name of the rows."""
     header = list(dict.fromkeys(name for row in rows for name in row))
     return aligned(header, [[shown(row.get(name)) for name in header] for row in rows]) if rows else []

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 CONFIDENCE = 0.95
-Runs = Sequence[float | None] | np.ndarray
+Sample = Sequence[float | None] | np.ndarray
 
 
-def interval(values: Runs) -> tuple[float, float, float]:
+def interval(values: Sample) -> tuple[float, float, float]:
     """Mean and its 95 % Student t interval; the mean is infinite, and the interval unbounded, if any run diverged."""
     from scipy import stats
 
@@ -27,7 +27,7 @@ def interval(values: Runs) -> tuple[float, float, float]:
     return float(x.mean()), float(low), float(high)
 
 
-def paired(ours: Runs, theirs: Runs) -> dict[str, Any]:
+def paired(ours: Sample, theirs: Sample) -> dict[str, Any]:
     """Paired difference `ours - theirs` with its 95 % interval, and the share of runs in which ours is lower.
 
     The interval of the win rate is Wilson's. Ties count as half a win. A difference that diverged runs make
@@ -41,7 +41,7 @@ def paired(ours: Runs, theirs: Runs) -> dict[str, Any]:
     return {"difference": None, "low": None, "high": None, **found}
 
 
-def wins(ours: Runs, theirs: Runs) -> dict[str, float]:
+def wins(ours: Sample, theirs: Sample) -> dict[str, float]:
     """The share of runs in which ours is lower, with Wilson's 95 % interval. Ties count as half a win."""
     from scipy import stats
 
@@ -77,7 +77,7 @@ def bootstrap(
         return float(statistic(*stacked.mean(1))), float(low), float(high)
 
 
-def _floats(values: Runs) -> np.ndarray:
+def _floats(values: Sample) -> np.ndarray:
     return np.array([math.inf if v is None else v for v in values], np.float64)
 
 

@@ -113,20 +113,20 @@ class HPOConfig(FamilyConfig):
     def indexed(self, split: Split = "train") -> dict[int, tuple["HPO", ...]]:
         """Families by number of parameters, one for each single task, all of which are one program."""
 
-        def single(table: Table, tables: "list[Table]") -> HPO:
+        def single(table: HPOTable, tables: "list[HPOTable]") -> HPO:
             alike = [other for other in tables if NAMES[int(other.number)].model == NAMES[int(table.number)].model]
             return HPO(self, stacked([table]), stacked(alike) if self.blend > 1 else None)
 
         return {d: tuple(single(table, tables) for table in tables) for d, tables in self._tables(split).items()}
 
-    def _tables(self, split: Split) -> "dict[int, list[Table]]":
-        found: dict[int, list[Table]] = {}
+    def _tables(self, split: Split) -> "dict[int, list[HPOTable]]":
+        found: dict[int, list[HPOTable]] = {}
         for name in self.names(split):
             found.setdefault(len(SPACES[name.model]), []).append(table(name, TABLES))
         return found
 
 
-class Table(NamedTuple):
+class HPOTable(NamedTuple):
     """One task.
 
     Attributes:
@@ -151,8 +151,8 @@ class Blend(NamedTuple):
       share: of each of these, not negative; the rest, 0.4 to 1, is that of `own`.
     """
 
-    own: Table
-    others: Table
+    own: HPOTable
+    others: HPOTable
     share: Float[Array, "k"]
 
 
@@ -171,8 +171,8 @@ class HPO(TaskFamily):
     """
 
     config: HPOConfig = field(metadata={"static": True})
-    tables: Any  # a `Table` with a leading axis; no type, because trees are also made of other things than arrays
-    pool: Any = None  # a `Table` with a leading axis, of what is blended
+    tables: Any  # a `HPOTable` with a leading axis; no type, because trees are also made of other things than arrays
+    pool: Any = None  # a `HPOTable` with a leading axis, of what is blended
 
     @property
     def name(self) -> Name:
@@ -196,7 +196,7 @@ class HPO(TaskFamily):
     def sample(self, key):
         own_key, other_key, rest_key, share_key = jax.random.split(key, 4)
         index = jax.random.randint(own_key, (), 0, self.tables.number.shape[0])
-        own: Table = jax.tree.map(lambda a: jnp.asarray(a)[index], self.tables)
+        own: HPOTable = jax.tree.map(lambda a: jnp.asarray(a)[index], self.tables)
         if self.pool is None:
             return own
         others = jax.random.randint(other_key, (self.config.blend - 1,), 0, self.pool.number.shape[0])
@@ -224,7 +224,7 @@ def places(space: Space, x: Float[Array, "d"]) -> Float[Array, "d"]:
     return jnp.where(jnp.asarray(space.ordered), space.to_unit(x), x)
 
 
-def interpolated(table: Table, x: Float[Array, "d"]) -> Float[Array, ""]:
+def interpolated(table: HPOTable, x: Float[Array, "d"]) -> Float[Array, ""]:
     """The value of a point, see `HPO`."""
     apart = table.u - places(table.space, table.space.project(x))[None]
     apart = jnp.where(jnp.asarray(table.space.ordered)[None], apart**2, apart != 0)
@@ -241,11 +241,11 @@ def blended(blend: Blend, x: Float[Array, "d"]) -> Float[Array, ""]:
     In the end these are the units of `own`. Where one of them fails, so does the point.
     """
 
-    def units(table: Table) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def units(table: HPOTable) -> tuple[Float[Array, ""], Float[Array, ""]]:
         median = jnp.nanmedian(table.value)
         return median, jnp.maximum(median - jnp.nanmin(table.value), 1e-6)
 
-    def share(table: Table) -> Float[Array, ""]:
+    def share(table: HPOTable) -> Float[Array, ""]:
         median, unit = units(table)
         return (interpolated(table, x) - median) / unit
 
@@ -273,17 +273,17 @@ def measured(path: Path) -> dict[str, np.ndarray]:
 
 
 @functools.cache
-def table(name: Name, path: Path = TABLES) -> Table:
+def table(name: Name, path: Path = TABLES) -> HPOTable:
     """The table of a task; its arrays are numpy's."""
     arrays, prefix = measured(path), f"{name.dataset}.{name.view}.{name.model}"
     sign = np.float32(1 if GOALS[name.metric] == "minimize" else -1)
     space = SPACES[name.model].space
     u = rows_in_cube(space, arrays[f"{prefix}.x"])
     found: Any = (np.int32(NAMES.index(name)), space, u, sign * arrays[f"{prefix}.{name.metric}"])
-    return Table(*jax.tree.map(np.asarray, found))
+    return HPOTable(*jax.tree.map(np.asarray, found))
 
 
-def stacked(tables: list[Table]) -> Table:
+def stacked(tables: list[HPOTable]) -> HPOTable:
     """Several tables of the same number of parameters as one, with a leading axis."""
     return jax.tree.map(lambda *a: np.stack(a), *tables)
 

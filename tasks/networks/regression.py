@@ -21,7 +21,7 @@ HOLDOUT = 0.2  # share of the rows that no inner training sees
 SHUFFLE_SEED = 2016
 
 
-class Table(NamedTuple):
+class RegressionData(NamedTuple):
     """Rows of one split and what is held out: standardised features [n, features] and targets [n, 1]."""
 
     features: Any
@@ -59,7 +59,7 @@ class RegressionConfig(NetworkConfig):
     def build(self, split: Split = "train") -> "Regression":
         """The family on one split of the rows."""
         features, targets = TABLES[self.table]()
-        return Regression(Table(*map(jnp.asarray, cut(features, targets, split))), self)
+        return Regression(RegressionData(*map(jnp.asarray, cut(features, targets, split))), self)
 
 
 @jax.tree_util.register_dataclass
@@ -67,7 +67,7 @@ class RegressionConfig(NetworkConfig):
 class Regression(NetworkFamily):
     """The family of `RegressionConfig`."""
 
-    data: Table
+    data: RegressionData
     config: RegressionConfig = field(metadata={"static": True})
 
     def outputs(self, inputs, variant):
@@ -87,7 +87,7 @@ class Regression(NetworkFamily):
         return {"loss": jnp.mean((outputs - targets) ** 2)}
 
 
-def cut(features: Float[np.ndarray, "n f"], targets: Float[np.ndarray, "n"], split: Split) -> Table:
+def cut(features: Float[np.ndarray, "n f"], targets: Float[np.ndarray, "n"], split: Split) -> RegressionData:
     """The rows of a split and the held-out ones, which are the same for both; rows are shuffled with a fixed seed."""
     order = np.random.default_rng(SHUFFLE_SEED).permutation(len(features))
     heldout, others = np.split(order, [round(HOLDOUT * len(order))])
@@ -100,7 +100,7 @@ def cut(features: Float[np.ndarray, "n f"], targets: Float[np.ndarray, "n"], spl
         return columns[seen].astype(np.float32), columns[heldout].astype(np.float32)
 
     (x, heldout_x), (y, heldout_y) = standardised(features), standardised(targets[:, None])
-    return Table(x, y, heldout_x, heldout_y)
+    return RegressionData(x, y, heldout_x, heldout_y)
 
 
 def _diabetes() -> tuple[np.ndarray, np.ndarray]:

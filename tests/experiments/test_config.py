@@ -10,7 +10,7 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experiments import Experiment, Study
+from experiments import Curves, Experiment
 from experiments.study import StudyConfig
 from l2o.errors import UserError
 
@@ -35,7 +35,7 @@ STUDY = {
     "tune": {"low": 0.01, "high": 1.0, "per_decade": 1, "measure": "mean"},
     "task": {"kind": "quadratic", "dimension": 2},
 }
-DOCUMENTS = {Experiment: EXPERIMENT, Study: STUDY}
+DOCUMENTS = {Experiment: EXPERIMENT, Curves: STUDY}
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ def one_line(caught, path=None):
     return text
 
 
-BUNDLED = [(cls, name) for cls in (Experiment, Study) for name in cls.names()]
+BUNDLED = [(cls, name) for cls in (Experiment, Curves) for name in cls.names()]
 
 
 @pytest.mark.parametrize(("cls", "name"), BUNDLED, ids=[f"{cls.__name__}-{name}" for cls, name in BUNDLED])
 def test_bundled_files_load_and_round_trip(cls, name):
-    document = StudyConfig.load(name) if cls is Study else cls.load(name)
+    document = StudyConfig.load(name) if cls is Curves else cls.load(name)
     assert document.description, "l2o list shows it"
     text = document.toml()
     again = type(document).parse(tomllib.loads(text), "again")
@@ -84,13 +84,13 @@ def test_bundled_files_load_and_round_trip(cls, name):
     assert again.toml() == text
 
 
-@pytest.mark.parametrize("cls", [Experiment, Study])
+@pytest.mark.parametrize("cls", [Experiment, Curves])
 def test_every_bundled_file_is_named(cls):
     assert cls.names() == sorted(path.stem for path in cls.folder().glob("*.toml"))
     assert cls.names()
 
 
-@pytest.mark.parametrize("cls", [Experiment, Study])
+@pytest.mark.parametrize("cls", [Experiment, Curves])
 def test_a_document_round_trips_through_a_file(cls, tmp_path):
     document = cls.parse(DOCUMENTS[cls], "here")
     path = tmp_path / "resolved.toml"
@@ -117,10 +117,10 @@ def test_the_resolved_document_spells_out_defaults():
         (Experiment, "meta.estimator.unrol_length", "unroll_length"),
         (Experiment, "meta.optimizer.learning_rat", "learning_rate"),
         (Experiment, "str", None),
-        (Study, "horizn", "horizon"),
-        (Study, "tune.per_decad", "per_decade"),
-        (Study, "baselines.0.learning_rat", "learning_rate"),
-        (Study, "baselines.1.decay", None),
+        (Curves, "horizn", "horizon"),
+        (Curves, "tune.per_decad", "per_decade"),
+        (Curves, "baselines.0.learning_rat", "learning_rate"),
+        (Curves, "baselines.1.decay", None),
     ],
 )
 def test_unknown_field(refusal, cls, field, hint):
@@ -152,9 +152,9 @@ def test_an_unknown_field_with_a_line_break_stays_on_one_line(refusal):
         (Experiment, "task.dataset", "digit", "digits"),
         (Experiment, "meta.objective", "smu", "sum"),
         (Experiment, "meta.estimator", "backpropagation", "backprop"),
-        (Study, "task", "quadratc", "quadratic"),
-        (Study, "baselines.0", "sdg", "sgd"),
-        (Study, "baselines.1", "adm", "adam"),
+        (Curves, "task", "quadratc", "quadratic"),
+        (Curves, "baselines.0", "sdg", "sgd"),
+        (Curves, "baselines.1", "adm", "adam"),
     ],
 )
 def test_unknown_kind(refusal, cls, field, found, hint):
@@ -171,7 +171,7 @@ def test_a_kind_that_is_nothing_like_any(refusal, found):
 
 @pytest.mark.parametrize(
     ("cls", "field"),
-    [(Experiment, "optimizer"), (Experiment, "meta.estimator"), (Study, "task"), (Study, "baselines.1")],
+    [(Experiment, "optimizer"), (Experiment, "meta.estimator"), (Curves, "task"), (Curves, "baselines.1")],
 )
 def test_missing_kind(refusal, cls, field):
     text = refusal({f"{field}.kind": None}, cls)
@@ -213,23 +213,23 @@ def test_missing_kind(refusal, cls, field):
         (Experiment, "optimizer", 3, "table"),
         (Experiment, "task.dataset", "digits", "table"),
         (Experiment, "meta.objective", [1], "table"),
-        (Study, "runs", 1, "greater than or equal to 2"),
-        (Study, "steps", 6, "array"),
-        (Study, "steps", [], "at least 1 item"),
-        (Study, "steps.1", "6", "integer"),
-        (Study, "steps.1", True, "integer"),
-        (Study, "steps.0", 0, "greater than or equal to 1"),
-        (Study, "optimizers", "lstm", "array"),
-        (Study, "optimizers.0", 1, "string"),
-        (Study, "baselines", 3, "array"),
-        (Study, "baselines.0", "sgd", "table"),
-        (Study, "baselines.0.learning_rate", math.nan, "finite number"),
-        (Study, "baselines.1.learning_rate", 0.0, "greater than 0"),
-        (Study, "baselines.1.b1", 1, "less than 1"),
-        (Study, "tune", [], "table"),
-        (Study, "tune.low", math.inf, "finite number"),
-        (Study, "tune.low", 0.0, "greater than 0"),
-        (Study, "tune.per_decade", 0, "greater than or equal to 1"),
+        (Curves, "runs", 1, "greater than or equal to 2"),
+        (Curves, "steps", 6, "array"),
+        (Curves, "steps", [], "at least 1 item"),
+        (Curves, "steps.1", "6", "integer"),
+        (Curves, "steps.1", True, "integer"),
+        (Curves, "steps.0", 0, "greater than or equal to 1"),
+        (Curves, "optimizers", "lstm", "array"),
+        (Curves, "optimizers.0", 1, "string"),
+        (Curves, "baselines", 3, "array"),
+        (Curves, "baselines.0", "sgd", "table"),
+        (Curves, "baselines.0.learning_rate", math.nan, "finite number"),
+        (Curves, "baselines.1.learning_rate", 0.0, "greater than 0"),
+        (Curves, "baselines.1.b1", 1, "less than 1"),
+        (Curves, "tune", [], "table"),
+        (Curves, "tune.low", math.inf, "finite number"),
+        (Curves, "tune.low", 0.0, "greater than 0"),
+        (Curves, "tune.per_decade", 0, "greater than or equal to 1"),
     ],
 )
 def test_a_value_that_does_not_fit(refusal, cls, field, found, expected):
@@ -242,19 +242,19 @@ def test_a_value_that_does_not_fit(refusal, cls, field, found, expected):
 
 @pytest.mark.parametrize("measure", ["eahc", 0, -1, True, 1.5, [2]])
 def test_what_rates_are_tuned_for(refusal, measure):
-    text = refusal({"tune.measure": measure}, Study)
+    text = refusal({"tune.measure": measure}, Curves)
     assert text.startswith("tune") and "measure" in text and repr(measure) in text
     assert "step" in text or "integer" in text
 
 
 def test_a_grid_upside_down(refusal):
-    text = refusal({"tune.low": 2.0}, Study)
+    text = refusal({"tune.low": 2.0}, Curves)
     assert text.startswith("tune") and "2.0" in text and "1.0" in text
 
 
 @pytest.mark.parametrize("edit", [{"steps": [2, 7]}, {"tune.measure": 7}, {"horizon": 5}])
 def test_a_step_beyond_the_horizon(refusal, edit):
-    text = refusal(edit, Study)
+    text = refusal(edit, Curves)
     assert f"step {6 if 'horizon' in edit else 7} lies beyond the horizon of {edit.get('horizon', 6)}" in text
 
 
@@ -277,7 +277,7 @@ def test_an_empty_file_is_told_what_it_needs(tmp_path):
     text = one_line(caught, path)
     assert "missing" in text and "optimizer, task, meta" in text
     with pytest.raises(UserError, match="task"):
-        Study.load(path)
+        Curves.load(path)
 
 
 @pytest.mark.parametrize(
@@ -303,7 +303,7 @@ def test_a_file_that_is_no_toml(tmp_path, content, why):
     assert why in one_line(caught, path)
 
 
-@pytest.mark.parametrize(("cls", "typo"), [(Experiment, "lstm_digit"), (Study, "digit")])
+@pytest.mark.parametrize(("cls", "typo"), [(Experiment, "lstm_digit"), (Curves, "digit")])
 def test_a_config_that_does_not_exist(cls, typo):
     with pytest.raises(UserError) as caught:
         cls.load(typo)
@@ -320,7 +320,7 @@ def test_odd_names_of_configs(name):
     one_line(caught)
 
 
-def load_with(overrides, tmp_path, cls=Study):
+def load_with(overrides, tmp_path, cls=Curves):
     path = tmp_path / "mine.toml"
     path.write_text(tomli_w.dumps(DOCUMENTS[cls]), encoding="utf-8")
     return cls.load(path, overrides)
@@ -350,7 +350,7 @@ def test_set_reaches_items_of_lists(tmp_path):
 def test_set_makes_tables_that_the_file_leaves_out(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text(tomli_w.dumps({k: v for k, v in STUDY.items() if k != "tune"}), encoding="utf-8")
-    assert Study.load(path, ["tune.per_decade=3"]).tune.per_decade == 3
+    assert Curves.load(path, ["tune.per_decade=3"]).tune.per_decade == 3
 
 
 def test_the_last_of_two_assignments_wins(tmp_path):
@@ -446,7 +446,7 @@ def test_no_mutation_of_an_experiment_gives_a_traceback(data):
 @settings(max_examples=300, deadline=None)
 @given(mutations(STUDY))
 def test_no_mutation_of_a_study_gives_a_traceback(data):
-    survives(Study, data)
+    survives(Curves, data)
 
 
 @settings(max_examples=200, deadline=None)
@@ -454,7 +454,7 @@ def test_no_mutation_of_a_study_gives_a_traceback(data):
 def test_no_assignment_gives_a_traceback(value, path, more):
     for name in (".".join(map(str, path)), ".".join(map(str, (*path, more))), more):
         try:
-            Study.load("digits", [f"{name}={value}"])
+            Curves.load("digits", [f"{name}={value}"])
         except UserError as error:
             assert len(str(error).splitlines()) == 1, str(error)
 

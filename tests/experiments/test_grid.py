@@ -12,7 +12,7 @@ from experiments.study.columns import columns
 from experiments.study.engine import run
 from experiments.study.grid import report
 from experiments.study.grid import run as grids
-from experiments.study.grid.cells import Cell, cells, family_of
+from experiments.study.grid.cells import GridCell, cells, family_of
 from experiments.study.grid.config import Grid
 from experiments.study.grid.report import failures, over_seeds
 from experiments.study.grid.ways import choose
@@ -39,14 +39,14 @@ def made(**fields):
 def test_one_factor_at_a_time_and_the_corners():
     corners = {"activations": ["tanh"], "architectures": ["none", "small"], "horizons": [40]}
     assert cells(made(corners=corners)) == [
-        Cell("relu", "small", 20), Cell("tanh", "small", 20), Cell("relu", "none", 20), Cell("relu", "small", 40),
-        Cell("tanh", "none", 40), Cell("tanh", "small", 40),
+        GridCell("relu", "small", 20), GridCell("tanh", "small", 20), GridCell("relu", "none", 20),
+        GridCell("relu", "small", 40), GridCell("tanh", "none", 40), GridCell("tanh", "small", 40),
     ]  # fmt: skip
 
 
 def test_the_cross_has_every_combination_once_and_the_centre_first():
     found = cells(made(cross=True))
-    assert len(found) == len(set(found)) == 8 and found[0] == Cell("relu", "small", 20)
+    assert len(found) == len(set(found)) == 8 and found[0] == GridCell("relu", "small", 20)
 
 
 def test_cells_of_other_datasets_where_their_data_are(monkeypatch, tmp_path):
@@ -54,14 +54,14 @@ def test_cells_of_other_datasets_where_their_data_are(monkeypatch, tmp_path):
     said = []
     monkeypatch.delenv("L2O_DATA", raising=False)
     found = cells(made(datasets=datasets), said.append)
-    assert found[-1] == Cell("relu", "small", 20, "again") and found[-1].name == "again-relu-small-20"
+    assert found[-1] == GridCell("relu", "small", 20, "again") and found[-1].name == "again-relu-small-20"
     assert not any(cell.dataset == "mnist" for cell in found)
     assert len(said) == 1 and said[0].startswith("left out the cells on mnist: mnist needs a data folder")
     assert len(cells(made(datasets=datasets, cross=True), said.append)) == 16
 
 
 def test_a_cell_is_the_task_with_its_architecture_and_activation():
-    config = family_of(made(), Cell("tanh", "none", 20))
+    config = family_of(made(), GridCell("tanh", "none", 20))
     assert (config.activation, config.depth, config.batch_size) == ("tanh", 0, 4)
 
 
@@ -134,7 +134,7 @@ def test_the_sentence_on_failures():
 
 
 def test_the_sentence_over_seeds():
-    three = [cell._asdict() for cell in (Cell("relu", "small", h) for h in (1, 2, 3))]
+    three = [cell._asdict() for cell in (GridCell("relu", "small", h) for h in (1, 2, 3))]
     groups = {"mine": [[0.5, 0.4, 0.6], [2.0, 1.5, 3.0], [1.0, 0.5, 2.0]]}
     results = {"cells": three, "groups": groups, "study": {"groups": {"mine": ["a", "b"]}}}
     assert over_seeds(results, "mine") == (
@@ -166,7 +166,7 @@ def test_the_reference_must_be_among_the_baselines(tmp_path):
 
 def test_bundled_grids_load():
     found = StudyConfig.load("activations")
-    assert isinstance(found, Grid) and Cell("relu", "20x1", 200) in cells(found)
+    assert isinstance(found, Grid) and GridCell("relu", "20x1", 200) in cells(found)
     assert len(cells(found, lambda line: None)) in (26, 27)  # one more where there is MNIST
 
 

@@ -19,7 +19,7 @@ from experiments.study.pieces import arrays_of
 from experiments.study.prediction import report as report_prediction
 from experiments.study.prediction import scores as scores
 from experiments.study.prediction.choice import Predicted, by_task, even
-from experiments.study.prediction.config import Prediction, Surrogate
+from experiments.study.prediction.config import PredictionStudy, Surrogate
 from experiments.study.prediction.gp import fitted, numbers, predictor
 from experiments.study.prediction.model import logits_of, prompts, scaled
 from experiments.study.prediction.run import cells
@@ -62,7 +62,7 @@ TINY = {
 
 
 def made(**fields):
-    return Prediction.parse({**TINY, **fields}, "test")
+    return PredictionStudy.parse({**TINY, **fields}, "test")
 
 
 def tuning(**fields):
@@ -443,8 +443,8 @@ def test_refused_before_anything_is_written(tmp_path, fresh, fields, words):
 
 def test_bundled_study():
     study = StudyConfig.load("function_prediction")
-    assert isinstance(study, Prediction) and study.bbob.functions == HELD_OUT
-    assert study.bbob == Prediction.model_fields["bbob"].default
+    assert isinstance(study, PredictionStudy) and study.bbob.functions == HELD_OUT
+    assert study.bbob == PredictionStudy.model_fields["bbob"].default
     assert set(study.tuning.functions) <= set(TRAIN) and len(study.tuning.surrogates) >= 6
     assert study.tuning.temperatures == (0.8, 1.0, 1.1, 1.2, 1.3, 1.5) and study.steps[-1] == study.trials
     (imitated,) = (teacher for teacher in StudyConfig.load("imitation").teachers if teacher.name == "gp_ucb")

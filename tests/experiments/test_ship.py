@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import l2o
-from experiments import Experiment, Study
+from experiments import Curves, Experiment
 from experiments import ship as module
 from experiments.study.engine import run
 from l2o import loaded
@@ -21,7 +21,7 @@ def zoo(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def measured(trained, tmp_path_factory):
-    study = Study.parse(
+    study = Curves.parse(
         {
             "task": {"kind": "quadratic", "dimension": 2}, "horizon": 4, "runs": 4, "steps": [4],
             "optimizers": [str(trained)], "baselines": [{"kind": "sgd", "learning_rate": 0.1}],
@@ -56,7 +56,7 @@ def test_scores_of_another_theta_are_refused(zoo, trained, measured, tmp_path):
 def test_what_it_started_from_travels_along(zoo, trained, measured, tmp_path):
     later = Experiment.load(trained / "config.toml", [f"meta.init={trained}", "meta.optimizer.learning_rate=1e-30"])
     later.train(tmp_path / "later", quiet=True)
-    study = Study.load(measured / "config.toml", [f'optimizers=["{tmp_path / "later"}"]'])
+    study = Curves.load(measured / "config.toml", [f'optimizers=["{tmp_path / "later"}"]'])
     run(study, tmp_path / "study", lambda line: None)
     module.ship(tmp_path / "later", tmp_path / "study", "mine", "a line")
     assert l2o.load("mine").provenance["started_from"] == l2o.load(trained).provenance

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import l2o
-from experiments import Study
+from experiments import Curves
 from experiments.study import engine
 from experiments.study.columns import columns
 from experiments.study.curves import run as module
@@ -35,7 +35,7 @@ DATA = {
 
 def study_of(**edits):
     tuning = {**DATA["tune"], **edits.pop("tune", {})}
-    return Study.parse({**DATA, "tune": tuning, **edits}, "here")
+    return Curves.parse({**DATA, "tune": tuning, **edits}, "here")
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_the_directory_holds_everything(done, strict_json):
         "cells",
     }
     assert strict_json((out / "results.json").read_text()) == json.loads(json.dumps(results))
-    assert Study.load(out / "config.toml") == Study.parse(results["study"], "results")
+    assert Curves.load(out / "config.toml") == Curves.parse(results["study"], "results")
 
 
 def test_one_row_for_each_optimizer_task_and_seed(done):
@@ -96,7 +96,7 @@ def test_learned_optimizers_are_told_apart(done):
 @pytest.mark.parametrize("config", [SGDConfig(), AdamConfig()], ids=lambda config: config.kind)
 def test_the_tuned_rate_is_the_best_of_the_grid_on_the_training_split(done, config):
     _, results, _ = done
-    study = Study.parse(results["study"], "results")
+    study = Curves.parse(results["study"], "results")
     rates = [0.01, 0.1, 1.0, 10.0]
     tried = [values(config, rate, "train", 1, 3, study) for rate in rates]
     for step in (2, 6):
@@ -108,7 +108,7 @@ def test_the_tuned_rate_is_the_best_of_the_grid_on_the_training_split(done, conf
 @pytest.mark.parametrize("config", [SGDConfig(), AdamConfig()], ids=lambda config: config.kind)
 def test_rows_are_the_runs_at_the_chosen_rate_on_the_test_split(done, config):
     _, results, _ = done
-    study = Study.parse(results["study"], "results")
+    study = Curves.parse(results["study"], "results")
     rows = [row for row in results["rows"] if row["optimizer"] == config.kind]
     for step in (2, 6):
         rate = results["chosen"][config.kind][f"step {step}"]
@@ -118,7 +118,7 @@ def test_rows_are_the_runs_at_the_chosen_rate_on_the_test_split(done, config):
 
 def test_tuning_and_reporting_see_other_tasks(done):
     _, results, _ = done
-    study = Study.parse(results["study"], "results")
+    study = Curves.parse(results["study"], "results")
     tuned, reported = values(SGDConfig(), 0.1, "train", 1, 3, study), values(SGDConfig(), 0.1, "test", 0, 4, study)
     assert not set(tuned[:, 0]) & set(reported[:, 0])
 
@@ -148,7 +148,7 @@ def test_every_optimizer_starts_at_the_same_points(done):
     _, results, _ = done
     starts = {name: curve["mean"][0] for name, curve in results["curves"].items()}
     assert len(starts) == 3 and len(set(starts.values())) == 1
-    study = Study.parse(results["study"], "results")
+    study = Curves.parse(results["study"], "results")
     assert starts["sgd"] == pytest.approx(values(SGDConfig(), 0.1, "test", 0, 4, study)[:, 0].mean(), rel=1e-6)
     assert all(len(curve["mean"]) == 7 for curve in results["curves"].values())
 

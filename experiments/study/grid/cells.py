@@ -10,7 +10,7 @@ from l2o.registry import parse
 from tasks.family import FamilyConfig
 
 
-class Cell(NamedTuple):
+class GridCell(NamedTuple):
     """A setting; its name is a file name. No dataset stands for the centre's."""
 
     activation: str
@@ -23,20 +23,20 @@ class Cell(NamedTuple):
         return "-".join([*([self.dataset] if self.dataset else []), *map(str, self[:3])])
 
 
-def cells(grid: Grid, say: Say = print) -> list[Cell]:
+def cells(grid: Grid, say: Say = print) -> list[GridCell]:
     """The settings that are run, the centre first. Those whose data are not on this machine are left out, and said."""
-    centre = Cell(grid.centre.activation, grid.centre.architecture, grid.centre.horizon)
+    centre = GridCell(grid.centre.activation, grid.centre.architecture, grid.centre.horizon)
     others = [name for name in grid.datasets if name != grid.centre.dataset and _present(grid, name, say)]
     if grid.cross:
         every = itertools.product(grid.activations, grid.architectures, grid.horizons, ["", *others])
-        found = [Cell(*c) for c in every]
+        found = [GridCell(*c) for c in every]
     else:
         found = [centre._replace(activation=a) for a in grid.activations]
         found += [centre._replace(architecture=a) for a in grid.architectures]
         found += [centre._replace(horizon=h) for h in grid.horizons]
         found += [centre._replace(dataset=d) for d in others]
         corners = grid.corners
-        found += [Cell(*c) for c in itertools.product(corners.activations, corners.architectures, corners.horizons)]
+        found += [GridCell(*c) for c in itertools.product(corners.activations, corners.architectures, corners.horizons)]
     return list(dict.fromkeys([centre, *found]))
 
 
@@ -49,7 +49,7 @@ def _present(grid: Grid, name: str, say: Say) -> bool:
     return True
 
 
-def family_of(grid: Grid, cell: Cell) -> FamilyConfig:
+def family_of(grid: Grid, cell: GridCell) -> FamilyConfig:
     """The task family of a cell."""
     fields = {"dataset": grid.datasets[cell.dataset or grid.centre.dataset], "activation": cell.activation}
     return parse(FamilyConfig, {**grid.task, **grid.architectures[cell.architecture], **fields})

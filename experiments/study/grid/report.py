@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.study import figures
-from experiments.study.grid.cells import Cell
+from experiments.study.grid.cells import GridCell
 from experiments.study.grid.ways import rivals
 from experiments.study.report import Figure, Report, Section, Shown, Table, bracketed
 from experiments.study.time_to_result import LARGEST
@@ -33,7 +33,7 @@ def report(results: dict[str, Any]) -> Report:
 
 def names_of_cells(results: dict[str, Any]) -> list[str]:
     """Names of the cells, in their order."""
-    return [Cell(**cell).name for cell in results["cells"]]
+    return [GridCell(**cell).name for cell in results["cells"]]
 
 
 def best_first(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -141,7 +141,7 @@ def over_seeds(results: dict[str, Any], name: str) -> str:
     """One sentence on where a group of meta-training seeds is better and worse than the reference."""
     named = [("better", []), ("worse", []), ("undecided", [])]
     for cell, (_, low, high) in zip(results["cells"], results["groups"][name], strict=True):
-        named[0 if high < 1 else 1 if low > 1 else 2][1].append(Cell(**cell).name)
+        named[0 if high < 1 else 1 if low > 1 else 2][1].append(GridCell(**cell).name)
     seeds = len(results["study"]["groups"][name])
     return f"{name}, {seeds} meta-training seeds: " + "; ".join(f"{w} on {', '.join(n)}" for w, n in named if n)
 

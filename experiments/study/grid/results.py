@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.study import statistics
 from experiments.study.columns import checksums, label
-from experiments.study.grid.cells import Cell
+from experiments.study.grid.cells import GridCell
 from experiments.study.grid.config import Grid
 from experiments.study.grid.run import Found, Plan
 from experiments.study.grid.ways import WAYS, rivals
@@ -97,13 +97,13 @@ def _curves(
     return {name: [smoothed(row["value"], grid.floor) for row in rows[name]] for name in names}
 
 
-def _worst_cell(settings: list[Cell], ratio: np.ndarray) -> dict[str, Any]:
+def _worst_cell(settings: list[GridCell], ratio: np.ndarray) -> dict[str, Any]:
     """The cell with the largest geometric mean of ratios, from their logarithms [cell, run]."""
     means = ratio.mean(1)
     return {"cell": settings[int(means.argmax())].name, "ratio": float(np.exp(means.max()))}
 
 
-def _reached_or_twice(steps: np.ndarray, cell: Cell) -> np.ndarray:
+def _reached_or_twice(steps: np.ndarray, cell: GridCell) -> np.ndarray:
     """Runs that never reach a target count as twice the horizon in a mean."""
     return np.where(np.isfinite(steps), steps, 2 * cell.horizon)
 

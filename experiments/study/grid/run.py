@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from experiments.study.columns import Column, columns
-from experiments.study.grid.cells import Cell, cells, family_of
+from experiments.study.grid.cells import GridCell, cells, family_of
 from experiments.study.grid.config import Grid
 from experiments.study.grid.ways import WAYS, choose
 from experiments.study.losses import final, log_loss
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
     study: Grid
     columns: list[Column]
-    cells: list[Cell]
+    cells: list[GridCell]
     left_out: list[str]
 
     @property
@@ -86,7 +86,7 @@ def plan(study: Grid) -> Plan:
     return found
 
 
-def runner(grid: Grid, cell: Cell, column: Column) -> Runner:
+def runner(grid: Grid, cell: GridCell, column: Column) -> Runner:
     """What runs a column on a cell."""
     config = family_of(grid, cell)
     families = {split: config.build(split) for split in ("train", "test")}
@@ -120,7 +120,7 @@ def run(plan: Plan, pieces: Pieces) -> Found:
     return Found(rates, rows)
 
 
-def _scores(study: Grid, cell: Cell, column: Column) -> np.ndarray:
+def _scores(study: Grid, cell: GridCell, column: Column) -> np.ndarray:
     """Mean log final loss of each rate on the cell's training split."""
     program, scores = runner(study, cell, column), []
     for rate in rates_of(study.tune):
@@ -130,7 +130,7 @@ def _scores(study: Grid, cell: Cell, column: Column) -> np.ndarray:
     return np.array(scores)
 
 
-def _runs(study: Grid, cell: Cell, column: Column, arguments: dict[str, Any]) -> dict[str, Arrays]:
+def _runs(study: Grid, cell: GridCell, column: Column, arguments: dict[str, Any]) -> dict[str, Arrays]:
     """Runs on the cell's test split for each argument."""
     program, found = runner(study, cell, column), {}
     for name, argument in arguments.items():

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from experiments.study import statistics
 from experiments.study.imitation.behaviour import Judge, features
 from experiments.study.imitation.config import Imitation
-from experiments.study.imitation.run import ByCell, Found, Plan, Prompted
+from experiments.study.imitation.run import ByCell, Found, ModelRuns, Plan
 from experiments.study.imitation.teachers import own_log_prob
 from experiments.study.optformers import checksums
 
@@ -56,7 +56,7 @@ def best_values(runs: ByCell, scales: tuple[np.ndarray, np.ndarray]) -> Float[np
 
 def _results_of_model(
     study: Imitation, scales: tuple[np.ndarray, np.ndarray], taught: dict[str, ByCell], examples: dict[str, ByCell],
-    found: Prompted,
+    found: ModelRuns,
 ) -> dict[str, Any]:  # fmt: skip
     def behaviour(runs: dict[str, ByCell]) -> dict[str, Float[np.ndarray, "n f"]]:
         return {

@@ -31,7 +31,7 @@ from tasks.family import TaskFamily
 ByCell = dict[str, Runs]
 
 
-class Cell(NamedTuple):
+class ImitationCell(NamedTuple):
     """Tasks of one function in one dimension.
 
     Attributes:
@@ -60,15 +60,15 @@ class Plan(NamedTuple):
     study: Imitation
     models: list[Model]
     teachers: dict[str, Optimizer]
-    cells: dict[int, list[Cell]]
+    cells: dict[int, list[ImitationCell]]
 
     @property
-    def every(self) -> list[Cell]:
+    def every(self) -> list[ImitationCell]:
         """All cells."""
         return [cell for some in self.cells.values() for cell in some]
 
     @property
-    def held_out(self) -> list[Cell]:
+    def held_out(self) -> list[ImitationCell]:
         """Those that are reported."""
         return [cell for cell in self.every if not cell.example]
 
@@ -86,7 +86,7 @@ class Plan(NamedTuple):
         return len(self.teachers) * (len(self.every) + 2 * len(self.models) * len(self.held_out))
 
 
-class Prompted(NamedTuple):
+class ModelRuns(NamedTuple):
     """What an OptFormer did.
 
     Attributes:
@@ -111,7 +111,7 @@ class Found(NamedTuple):
 
     taught: dict[str, ByCell]
     examples: dict[str, ByCell]
-    models: list[Prompted]
+    models: list[ModelRuns]
 
 
 def plan(study: Imitation) -> Plan:
@@ -123,7 +123,7 @@ def plan(study: Imitation) -> Plan:
     return Plan(study, models(study), teachers(study), cells(study))
 
 
-def cells(study: Imitation) -> dict[int, list[Cell]]:
+def cells(study: Imitation) -> dict[int, list[ImitationCell]]:
     """The cells by dimension; the tasks of one do not depend on which others there are.
 
     Raises:
@@ -134,13 +134,13 @@ def cells(study: Imitation) -> dict[int, list[Cell]]:
         raise UserError(f"task.dimensions: found {max(study.task.dimensions)}, expected at most {SLOTS}")
     examples = tuple(name for name in TRAIN if name not in functions)
     indexed = study.task.model_copy(update={"functions": (*functions, *examples)}).indexed()
-    found: dict[int, list[Cell]] = {}
+    found: dict[int, list[ImitationCell]] = {}
     for dimension, families in indexed.items():
         for function, family in zip((*functions, *examples), families, strict=True):
             name, example = f"{function}-{dimension}d", function in examples
             sequence = np.random.SeedSequence(study.seed, spawn_key=(zlib.crc32(name.encode()),))
             seeds = sequence.generate_state(study.examples if example else study.instances)
-            found.setdefault(dimension, []).append(Cell(name, family, seeds, example))
+            found.setdefault(dimension, []).append(ImitationCell(name, family, seeds, example))
     return found
 
 
@@ -193,7 +193,7 @@ def run(plan: Plan, pieces: Pieces) -> Found:
     study, names = plan.study, list(plan.teachers)
     made: dict[str, dict[str, Arrays]] = {}  # by file and by cell
 
-    def make(cell: Cell, file: str, what: str, given: Any, program: Callable[[Any], Any]) -> None:
+    def make(cell: ImitationCell, file: str, what: str, given: Any, program: Callable[[Any], Any]) -> None:
         batches = partial(in_batches, program, given, min(study.batch, study.instances))
         made.setdefault(file, {})[cell.name] = pieces(f"cells/{cell.name}/{file}", f"{what} on {cell.name}", batches)
 
@@ -215,10 +215,10 @@ def run(plan: Plan, pieces: Pieces) -> Found:
     def collected(file: str, example: bool = False) -> ByCell:
         return {cell.name: as_runs(made[file][cell.name]) for cell in plan.every if cell.example == example}
 
-    def prompted(model: Model) -> Prompted:
+    def prompted(model: Model) -> ModelRuns:
         imitated = {name: collected(f"{model.identity}-as-{name}") for name in names}
         read = {name: made[f"{model.identity}-on-{name}"] for name in names}
-        return Prompted(
+        return ModelRuns(
             model,
             imitated,
             {name: {cell.name: of[cell.name]["x"] for cell in plan.held_out} for name, of in read.items()},

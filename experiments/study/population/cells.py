@@ -12,7 +12,7 @@ from tasks.bbob.bbob import BBOBConfig
 from tasks.family import TaskFamily
 
 
-class Cell(NamedTuple):
+class PopulationCell(NamedTuple):
     """Tasks of one family.
 
     Attributes:
@@ -32,21 +32,21 @@ class Cell(NamedTuple):
     key: jax.Array
 
 
-def cells(study: Population, tuning: bool = False) -> list[Cell]:
+def cells(study: Population, tuning: bool = False) -> list[PopulationCell]:
     """The cells that are reported, or those that columns are tuned on; one does not depend on which others there are.
 
     Raises:
       UserError: a family that is no cell of such a study, or two cells of one name.
     """
     several = sum(isinstance(config, BBOBConfig) for config in study.tasks.values()) > 1
-    found: list[Cell] = []
+    found: list[PopulationCell] = []
     for task, config in study.tasks.items():
         if isinstance(config, BBOBConfig):
             found += _cells_of_bbob(study, task, config, f"{task}-" if several else "", tuning)
             continue
         family = sole_family(task, config, "train" if tuning else "test")
         dimension = sum(leaf.size for leaf in jax.tree.leaves(shape_of_problem(family).start))
-        found.append(Cell(task, task, "", dimension, family, _key_of_cell(study, task, tuning)))
+        found.append(PopulationCell(task, task, "", dimension, family, _key_of_cell(study, task, tuning)))
     for cell in found:
         if not shape_of_problem(cell.family).space.is_free:
             raise UserError(
@@ -60,7 +60,7 @@ def cells(study: Population, tuning: bool = False) -> list[Cell]:
     return found
 
 
-def _cells_of_bbob(study: Population, task: str, config: BBOBConfig, prefix: str, tuning: bool) -> list[Cell]:
+def _cells_of_bbob(study: Population, task: str, config: BBOBConfig, prefix: str, tuning: bool) -> list[PopulationCell]:
     # one family for what is tuned on and what is reported, and so the same programs
     trained = study.trained.functions or config.functions
     tried = study.tune.dimensions or config.dimensions
@@ -68,7 +68,9 @@ def _cells_of_bbob(study: Population, task: str, config: BBOBConfig, prefix: str
     dimensions = tuple(dict.fromkeys((*config.dimensions, *tried)))
     families = config.model_copy(update={"functions": functions, "dimensions": dimensions}).indexed()
     return [
-        Cell(name := f"{prefix}{function}-d{d}", task, function, d, families[d][i], _key_of_cell(study, name, tuning))
+        PopulationCell(
+            name := f"{prefix}{function}-d{d}", task, function, d, families[d][i], _key_of_cell(study, name, tuning)
+        )
         for d in dimensions if d in (tried if tuning else config.dimensions)
         for i, function in enumerate(functions) if function in (trained if tuning else config.functions)
     ]  # fmt: skip

@@ -13,7 +13,7 @@ from experiments.study.statistics import as_json
 
 TARGETS = 10.0 ** np.linspace(2, -8, 51)  # above the minimum, as COCO's
 BUDGETS = 100  # points of the runtime distribution over all dimensions
-Runs = dict[str, dict[str, dict[str, np.ndarray]]]  # by cell and by column: "best" [runs, generations], ...
+RunsByCell = dict[str, dict[str, dict[str, np.ndarray]]]  # by cell and by column: "best" [runs, generations], ...
 Facts = dict[str, tuple[str, str, int, bool]]  # by cell: task, function, dimension, whether its minima are known
 
 
@@ -28,7 +28,7 @@ def area(share: np.ndarray) -> float:
     return float(share @ np.log((g + 1) / g) / np.log(len(share) + 1))
 
 
-def ecdf(study: Population, facts: Facts, runs: Runs, names: list[str]) -> dict[str, dict[str, Any]]:
+def ecdf(study: Population, facts: Facts, runs: RunsByCell, names: list[str]) -> dict[str, dict[str, Any]]:
     """Runtime distributions, by the title of a panel: "x", evaluations per dimension, and "columns", a series for each.
 
     Only of cells whose minima are known. In the panel of all dimensions, a cell whose runs are over stays as it is.

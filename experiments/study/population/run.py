@@ -17,7 +17,7 @@ from experiments.study import cells as shared
 from experiments.study.cells import drawn_task
 from experiments.study.columns import Column, columns
 from experiments.study.pieces import Arrays, Pieces
-from experiments.study.population.cells import Cell, cells
+from experiments.study.population.cells import PopulationCell, cells
 from experiments.study.population.choice import Choice, choose
 from experiments.study.population.config import Population
 from l2o.core import HostOptimizer
@@ -41,8 +41,8 @@ class Plan(NamedTuple):
 
     study: Population
     columns: list[Column]
-    cells: list[Cell]
-    tuned_on: list[Cell]
+    cells: list[PopulationCell]
+    tuned_on: list[PopulationCell]
 
     @property
     def opening(self) -> str:
@@ -95,7 +95,7 @@ class Programs:
         self.study, self.column = study, column
         self._known: dict[tuple[str, int, int], Callable[..., Any]] = {}
 
-    def run(self, cell: Cell, choice: Choice, runs: int) -> dict[str, np.ndarray]:
+    def run(self, cell: PopulationCell, choice: Choice, runs: int) -> dict[str, np.ndarray]:
         """Runs of the column on a cell.
 
         Returns:
@@ -121,7 +121,7 @@ class Programs:
         measures = {f"measure {name}": out[name] for name in study.measures if name in out}
         return {"best": lowest[:, ends], "seconds": np.array(seconds)} | late | measures
 
-    def _compile(self, cell: Cell, argument: Any, family: Scaled, runs: int) -> Callable[..., Any]:
+    def _compile(self, cell: PopulationCell, argument: Any, family: Scaled, runs: int) -> Callable[..., Any]:
         study, column = self.study, self.column
         n = together(cell, column)
         rounds = study.generations * study.population_size // n
@@ -137,7 +137,7 @@ class Programs:
         ).compile()  # fmt: skip
 
 
-def together(cell: Cell, column: Column) -> int:
+def together(cell: PopulationCell, column: Column) -> int:
     """How many points an optimizer asks for at a time.
 
     Raises:
@@ -156,7 +156,7 @@ def _minima_of(family: TaskFamily, keys: jax.Array) -> jax.Array:
     return jax.vmap(one)(jax.vmap(run_keys)(keys).sample)
 
 
-def optima(cell: Cell, runs: int) -> np.ndarray | None:
+def optima(cell: PopulationCell, runs: int) -> np.ndarray | None:
     """The minimum of the task of each run [runs], None where the family does not know it."""
     found = np.asarray(_minima_of(cell.family, jax.random.split(jax.random.clone(cell.key), runs)), np.float64)
     return None if np.isnan(found).any() else found
@@ -169,7 +169,7 @@ def choices(study: Population, column: Column) -> list[Choice]:
 
 
 def tune(
-    study: Population, task: str, on: list[Cell], programs: Programs, minima: dict[str, Any], pieces: Pieces
+    study: Population, task: str, on: list[PopulationCell], programs: Programs, minima: dict[str, Any], pieces: Pieces
 ) -> Choice:
     """The choice of a column for a family of tasks, see `choose`; what is tried and saved are final values
     [choices, cells, runs]."""

@@ -2,6 +2,6 @@
 
 from experiments.study.base import Kind
 from experiments.study.prediction import report, results, run
-from experiments.study.prediction.config import Prediction
+from experiments.study.prediction.config import PredictionStudy
 
-KIND = Kind(Prediction, run.plan, run.run, results.summary, report.report)
+KIND = Kind(PredictionStudy, run.plan, run.run, results.summary, report.report)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.study.prediction import scores
-from experiments.study.prediction.config import Tuning
+from experiments.study.prediction.config import PredictionTuneConfig
 from l2o.optformer.prompt import HIGH, LOW, REACH
 
 
@@ -67,7 +67,7 @@ def even(bins: int, curved: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n b+1"
     return np.where(edges < LOW, below, edges)
 
 
-class Choice(NamedTuple):
+class Chosen(NamedTuple):
     """What is chosen for a group of tasks, on other tasks.
 
     Attributes:
@@ -85,7 +85,7 @@ class Choice(NamedTuple):
     processes: list[Process]
 
 
-def chosen(tuning: Tuning, bins: int, model: Predicted, processes: dict[str, Predicted]) -> Choice:
+def chosen(tuning: PredictionTuneConfig, bins: int, model: Predicted, processes: dict[str, Predicted]) -> Chosen:
     """The temperature, and the processes, under which the truths are likeliest.
 
     Args:
@@ -107,7 +107,7 @@ def chosen(tuning: Tuning, bins: int, model: Predicted, processes: dict[str, Pre
     tried.sort(key=lambda process: -process.score)
     temperature, _ = max(temperatures, key=lambda pair: pair[1])
     truncated = next(process for process in tried if process.truncated)
-    return Choice(temperature, tried[0], truncated, temperatures, tried)
+    return Chosen(temperature, tried[0], truncated, temperatures, tried)
 
 
 def by_task(predicted: Predicted, values: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "u ..."]:

@@ -12,7 +12,7 @@ from tasks.bbob.bbob import FunctionName
 from tasks.bbob.mixed import HELD_OUT, BBOBMixedConfig
 from tasks.hpo.hpo import HPOConfig
 
-Group = Literal["bbob", "hpo"]
+GroupName = Literal["bbob", "hpo"]
 
 
 class Surrogate(Config):
@@ -37,7 +37,7 @@ class Surrogate(Config):
         return f"{start}-{self.fit_steps}-{self.noise_floor:g}{'' if self.hyperprior else '-ml'}"
 
 
-class Tuning(Config):
+class PredictionTuneConfig(Config):
     """What is tuned, on tasks that models are trained on, by log-likelihood, for each group of tasks apart.
 
     Attributes:
@@ -71,7 +71,7 @@ class Tuning(Config):
         return self
 
 
-class Prediction(StudyConfig):
+class PredictionStudy(StudyConfig):
     """Predictions of an OptFormer and of a Gaussian process; `kind = "prediction"` in a study's file.
 
     Attributes:
@@ -92,7 +92,7 @@ class Prediction(StudyConfig):
     shipped: ClassVar[tuple[str, ...]] = ("description", "seed", "steps", "trials", "groups")
 
     kind: Literal["prediction"] = "prediction"
-    groups: tuple[Group, ...] = Field(default=("bbob", "hpo"), min_length=1, strict=False)
+    groups: tuple[GroupName, ...] = Field(default=("bbob", "hpo"), min_length=1, strict=False)
     bbob: BBOBMixedConfig = BBOBMixedConfig(functions=HELD_OUT, dimensions=(2, 3, 4), noises=("none",))
     instances: int = Field(default=4, ge=1)
     hpo: HPOConfig = HPOConfig()
@@ -100,7 +100,7 @@ class Prediction(StudyConfig):
     teachers: tuple[Imitated, ...] = Field(min_length=1, strict=False)
     trials: int = Field(default=40, ge=4, le=10_000)
     steps: tuple[Annotated[int, Field(ge=3)], ...] = Field(default=(5, 10, 20, 30, 40), min_length=1, strict=False)
-    tuning: Tuning
+    tuning: PredictionTuneConfig
     batch: int = Field(default=8, ge=1)
 
     @property

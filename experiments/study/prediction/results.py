@@ -9,7 +9,7 @@ from experiments.study import statistics
 from experiments.study.optformers import checksums
 from experiments.study.prediction import scores
 from experiments.study.prediction.choice import Predicted, by_task, total
-from experiments.study.prediction.config import Prediction
+from experiments.study.prediction.config import PredictionStudy
 from experiments.study.prediction.run import Found, Plan, Reading
 
 PARTS = 20  # of the unit interval, in histograms of the transforms
@@ -26,7 +26,7 @@ def summary(plan: Plan, found: Found) -> dict[str, Any]:
     }
 
 
-def compared(study: Prediction, reading: Reading) -> dict[str, Any]:
+def compared(study: PredictionStudy, reading: Reading) -> dict[str, Any]:
     """Scores on the tasks that are reported.
 
     Returns:
@@ -76,7 +76,7 @@ def compared(study: Prediction, reading: Reading) -> dict[str, Any]:
 
 
 def _densities_of_part(
-    study: Prediction, of: Predicted, densities: dict[str, Float[np.ndarray, "n"]], name: str, which: np.ndarray
+    study: PredictionStudy, of: Predicted, densities: dict[str, Float[np.ndarray, "n"]], name: str, which: np.ndarray
 ) -> dict[str, Any]:
     """Mean log density, and the differences to the processes, of some predictions; None where there are none."""
     if not which.any():
@@ -91,7 +91,7 @@ def _densities_of_part(
 
 
 def _calibration_of_column(
-    study: Prediction, of: Predicted, log_probs: Float[np.ndarray, "n b"], process: Float[np.ndarray, "n b"]
+    study: PredictionStudy, of: Predicted, log_probs: Float[np.ndarray, "n b"], process: Float[np.ndarray, "n b"]
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, likeliest in (("ece", False), ("ece_likeliest", True)):

@@ -26,8 +26,8 @@ import numpy as np
 
 from experiments.study.optformers import Model, models, teachers
 from experiments.study.pieces import Arrays, Pieces, in_batches
-from experiments.study.prediction.choice import Choice, Predicted, chosen
-from experiments.study.prediction.config import Group, Prediction
+from experiments.study.prediction.choice import Chosen, Predicted, chosen
+from experiments.study.prediction.config import GroupName, PredictionStudy
 from experiments.study.prediction.gp import predictor
 from experiments.study.prediction.model import logits_of, named, prompts, scaled
 from l2o.core import Optimizer
@@ -41,7 +41,7 @@ from tasks.family import Split, TaskFamily
 UNKNOWN = "unknown"
 
 
-class Cell(NamedTuple):
+class PredictionCell(NamedTuple):
     """Tasks of one function in one dimension, or one tuning task.
 
     Attributes:
@@ -54,7 +54,7 @@ class Cell(NamedTuple):
     """
 
     name: str
-    group: Group
+    group: GroupName
     split: Split
     dimension: int
     family: TaskFamily
@@ -77,12 +77,12 @@ class Plan(NamedTuple):
       cells: what is predicted, and what is tuned on.
     """
 
-    study: Prediction
+    study: PredictionStudy
     models: list[Model]
     teachers: dict[str, Optimizer]
-    cells: list[Cell]
+    cells: list[PredictionCell]
 
-    def of(self, split: Split, group: Group | None = None) -> list[Cell]:
+    def of(self, split: Split, group: GroupName | None = None) -> list[PredictionCell]:
         """The cells of a split, in all groups or in one."""
         return [cell for cell in self.cells if cell.split == split and group in (None, cell.group)]
 
@@ -116,17 +116,17 @@ class Reading(NamedTuple):
     """
 
     model: Model
-    choice: Choice
+    choice: Chosen
     told: Predicted
     untold: Predicted
     normals: dict[str, Predicted]
     asked: int
 
 
-Found = dict[Group, list[Reading]]
+Found = dict[GroupName, list[Reading]]
 
 
-def plan(study: Prediction) -> Plan:
+def plan(study: PredictionStudy) -> Plan:
     """What a study is going to run.
 
     Raises:
@@ -135,7 +135,7 @@ def plan(study: Prediction) -> Plan:
     return Plan(study, models(study), teachers(study), cells(study))
 
 
-def cells(study: Prediction) -> list[Cell]:
+def cells(study: PredictionStudy) -> list[PredictionCell]:
     """All cells, those of one group and dimension after each other; one does not depend on which others there are.
 
     Raises:
@@ -145,10 +145,10 @@ def cells(study: Prediction) -> list[Cell]:
         raise UserError(f"bbob.dimensions: found {max(study.bbob.dimensions)}, expected at most {SLOTS}")
     tuning, found = study.tuning, []
 
-    def add(group: Group, split: Split, dimension: int, family: Any, count: int) -> None:
+    def add(group: GroupName, split: Split, dimension: int, family: Any, count: int) -> None:
         name = f"{group}-{split}-{family.origin}-{dimension}d"
         sequence = np.random.SeedSequence(study.seed, spawn_key=(zlib.crc32(name.encode()),))
-        found.append(Cell(name, group, split, dimension, family, sequence.generate_state(count)))
+        found.append(PredictionCell(name, group, split, dimension, family, sequence.generate_state(count)))
 
     if "bbob" in study.groups:
         held_out = len(study.bbob.functions)
@@ -171,7 +171,7 @@ def cells(study: Prediction) -> list[Cell]:
     return found
 
 
-class Runs:
+class Made:
     """What was made of each cell.
 
     Args:
@@ -180,7 +180,7 @@ class Runs:
       pieces: makes what is not there yet.
     """
 
-    def __init__(self, study: Prediction, every: Sequence[Cell], pieces: Pieces):
+    def __init__(self, study: PredictionStudy, every: Sequence[PredictionCell], pieces: Pieces):
         self.study, self._pieces = study, pieces
         self._made: dict[tuple[str, str], Arrays] = {}
         self._targets: dict[str, Arrays] = {}
@@ -192,7 +192,9 @@ class Runs:
                 rooms[cell.dimension] = max(rooms.get(cell.dimension, 0), prompt(record).token.size)
         self._rooms = rooms
 
-    def _make(self, cell: Cell, file: str, what: str, given: Callable[[], Any], program: Callable[[Any], Any]) -> None:
+    def _make(
+        self, cell: PredictionCell, file: str, what: str, given: Callable[[], Any], program: Callable[[Any], Any]
+    ) -> None:
         def batches() -> Arrays:
             return in_batches(program, given(), self.study.batch)  # always as many, so that it is one program
 
@@ -200,35 +202,35 @@ class Runs:
             made = self._pieces(f"cells/{cell.name}/{file}", f"{what} on {cell.name}", batches)
             self._made[cell.name, file] = made
 
-    def of_teacher(self, name: str, cell: Cell, program: Callable[[Any], Any]) -> None:
+    def of_teacher(self, name: str, cell: PredictionCell, program: Callable[[Any], Any]) -> None:
         """Runs of a teacher."""
         self._make(cell, name, name, lambda: cell.seeds, program)
 
-    def of_teachers(self, cell: Cell) -> Arrays:
+    def of_teachers(self, cell: PredictionCell) -> Arrays:
         """Runs of all teachers that were made, teacher after teacher."""
         made = [self._made[cell.name, name] for name in self.study.algorithms]
         return {name: np.concatenate([arrays[name] for arrays in made]) for name in made[0]}
 
-    def targets(self, cell: Cell) -> Arrays:
+    def targets(self, cell: PredictionCell) -> Arrays:
         """What there is to predict of them, see `scaled`."""
         if cell.name not in self._targets:
             found = self._scaled(self.of_teachers(cell))
             self._targets[cell.name] = {name: np.asarray(a) for name, a in found.items()}
         return self._targets[cell.name]
 
-    def told(self, cell: Cell, known: bool) -> Any:
+    def told(self, cell: PredictionCell, known: bool) -> Any:
         """What a model reads of them; the algorithm only where that is to be known."""
         runs = self.of_teachers(cell)
         space = Space(**{name: jnp.asarray(runs[name]) for name in Space._fields})
         names = [name if known else UNKNOWN for name in self.study.algorithms for _ in cell.seeds]
         return runs["x"], runs["y"], space, prompts(cell.family, space, names, self._rooms.get(cell.dimension, 0))
 
-    def of_model(self, model: Model, cell: Cell, known: bool, program: Callable[[Any, Any], Any]) -> None:
+    def of_model(self, model: Model, cell: PredictionCell, known: bool, program: Callable[[Any, Any], Any]) -> None:
         """What a model predicts of these runs."""
         file, given = _file_of_model(model, known), partial(self.told, cell, known)
         self._make(cell, file, model.name, given, partial(program, model.theta))
 
-    def of_process(self, label: str, cell: Cell, program: Callable[[Any], Any]) -> None:
+    def of_process(self, label: str, cell: PredictionCell, program: Callable[[Any], Any]) -> None:
         """What a process that is fitted in this way predicts."""
 
         def given() -> Arrays:
@@ -237,16 +239,16 @@ class Runs:
 
         self._make(cell, f"gp-{label}", label, given, program)
 
-    def logits(self, some: Sequence[Cell], model: Model, known: bool) -> Predicted:
+    def logits(self, some: Sequence[PredictionCell], model: Model, known: bool) -> Predicted:
         """All that a model predicted in these cells."""
         return self._with_truths(some, [self._made[cell.name, _file_of_model(model, known)]["logits"] for cell in some])
 
-    def normals(self, some: Sequence[Cell], label: str) -> Predicted:
+    def normals(self, some: Sequence[PredictionCell], label: str) -> Predicted:
         """All that a process predicted in them."""
         made = [self._made[cell.name, f"gp-{label}"] for cell in some]
         return self._with_truths(some, [np.stack([arrays["mean"], arrays["deviation"]], -1) for arrays in made])
 
-    def _with_truths(self, some: Sequence[Cell], values: list[np.ndarray]) -> Predicted:
+    def _with_truths(self, some: Sequence[PredictionCell], values: list[np.ndarray]) -> Predicted:
         """With the truths, one row for each prediction that counts."""
         names, steps = self.study.algorithms, len(self.study.steps)
         targets = [self.targets(cell) for cell in some]
@@ -271,44 +273,44 @@ def _file_of_model(model: Model, known: bool) -> str:
 def run(plan: Plan, pieces: Pieces) -> Found:
     """What models and processes predict: first what is tuned on and what does not depend on that, then the rest."""
     study = plan.study
-    runs = Runs(study, plan.cells, pieces)
+    made = Made(study, plan.cells, pieces)
     fits = {setting.label: predictor(setting) for setting in study.tuning.surrogates}
     for name, optimizer in plan.teachers.items():
         program = rollout(optimizer, study.trials)
         for cell in plan.cells:
-            runs.of_teacher(name, cell, partial(program, cell.family))
+            made.of_teacher(name, cell, partial(program, cell.family))
     for model in plan.models:
         program = logits_of(model, study.steps)
         for cell in plan.cells:
             for known in (True, False) if cell.split == "test" else (True,):
-                runs.of_model(model, cell, known, program)
+                made.of_model(model, cell, known, program)
     for label, program in fits.items():
         for cell in plan.of("train"):
-            runs.of_process(label, cell, program)
+            made.of_process(label, cell, program)
 
-    choices: dict[tuple[Group, str], Choice] = {}
+    choices: dict[tuple[GroupName, str], Chosen] = {}
     for group in study.groups:
         here = plan.of("train", group)
-        processes = {label: runs.normals(here, label) for label in fits}
+        processes = {label: made.normals(here, label) for label in fits}
         for model in plan.models:
-            told = runs.logits(here, model, True)
+            told = made.logits(here, model, True)
             choices[group, model.name] = chosen(study.tuning, model.config.bins, told, processes)
-    wanted: dict[tuple[Group, str], None] = dict.fromkeys(
+    wanted: dict[tuple[GroupName, str], None] = dict.fromkeys(
         (group, process.surrogate)
         for (group, _), choice in choices.items() for process in (choice.process, choice.truncated)
     )  # fmt: skip
     pieces.more(sum(len(plan.of("test", group)) for group, _ in wanted))
     for group, label in wanted:
         for cell in plan.of("test", group):
-            runs.of_process(label, cell, fits[label])
+            made.of_process(label, cell, fits[label])
 
     found: Found = {}
     for group in study.groups:
         here = plan.of("test", group)
-        asked = sum(runs.targets(cell)["usable"].size for cell in here)
-        normals = {label: runs.normals(here, label) for other, label in wanted if other == group}
+        asked = sum(made.targets(cell)["usable"].size for cell in here)
+        normals = {label: made.normals(here, label) for other, label in wanted if other == group}
         for model in plan.models:
-            told, untold = (runs.logits(here, model, known) for known in (True, False))
+            told, untold = (made.logits(here, model, known) for known in (True, False))
             reading = Reading(model, choices[group, model.name], told, untold, normals, asked)
             found.setdefault(group, []).append(reading)
     return found

@@ -12,7 +12,7 @@ from experiments.study.cells import run_on_host
 from experiments.study.columns import identity, label
 from experiments.study.pieces import Arrays
 from experiments.study.tuning.config import Rival, Settings, Tuning, Variant
-from experiments.study.tuning.tasks import Cell, Fixed, prompts
+from experiments.study.tuning.tasks import Fixed, TuningCell, prompts
 from l2o.core import BaselineConfig, HostOptimizer, Optimizer
 from l2o.errors import UserError
 from l2o.loaded import Loaded
@@ -20,10 +20,11 @@ from l2o.optformer.optformer import OptFormerConfig
 from l2o.registry import kinds
 from meta.recordings.rollouts import rollout, study_keys
 
-Run = Callable[[Cell, np.ndarray], dict[str, Any]]  # a task and seeds [n] to "x" [n, trials, d] and "y" [n, trials]
+# a task and seeds [n] to "x" [n, trials, d] and "y" [n, trials]
+Run = Callable[[TuningCell, np.ndarray], dict[str, Any]]
 
 
-class Setting(NamedTuple):
+class TuningSetting(NamedTuple):
     """One way of running a column.
 
     Attributes:
@@ -34,10 +35,10 @@ class Setting(NamedTuple):
 
     choice: Settings
     identity: str
-    make: Callable[[Sequence[Cell]], Run]
+    make: Callable[[Sequence[TuningCell]], Run]
 
 
-class Column(NamedTuple):
+class TuningColumn(NamedTuple):
     """A method.
 
     Attributes:
@@ -48,7 +49,7 @@ class Column(NamedTuple):
 
     name: str
     runs: int
-    settings: tuple[Setting, ...]
+    settings: tuple[TuningSetting, ...]
 
 
 def trained(study: Tuning) -> tuple[str, Loaded] | None:
@@ -75,7 +76,7 @@ def trained(study: Tuning) -> tuple[str, Loaded] | None:
     return label(name), loaded
 
 
-def columns(study: Tuning, loaded: Loaded | None) -> list[Column]:
+def columns(study: Tuning, loaded: Loaded | None) -> list[TuningColumn]:
     """The columns in the order of the report.
 
     Raises:
@@ -88,11 +89,11 @@ def columns(study: Tuning, loaded: Loaded | None) -> list[Column]:
         else:
             assert loaded is not None
             settings = [_setting_of_variant(study, name, column, loaded, choice) for choice in column.choices]
-        found.append(Column(name, column.runs or study.runs, tuple(settings)))
+        found.append(TuningColumn(name, column.runs or study.runs, tuple(settings)))
     return found
 
 
-def _setting_of_variant(study: Tuning, name: str, column: Variant, loaded: Loaded, choice: Settings) -> Setting:
+def _setting_of_variant(study: Tuning, name: str, column: Variant, loaded: Loaded, choice: Settings) -> TuningSetting:
     assert isinstance(loaded.config, OptFormerConfig)
     room = {"max_trials": max(loaded.config.max_trials, study.trials)}
     try:
@@ -102,19 +103,19 @@ def _setting_of_variant(study: Tuning, name: str, column: Variant, loaded: Loade
     config = chosen.config
     assert isinstance(config, OptFormerConfig)
 
-    def make(some: Sequence[Cell]) -> Run:
+    def make(some: Sequence[TuningCell]) -> Run:
         told = prompts(some, config.algorithm) if column.named else {}
         program = compiled(chosen.learned.bind, study.trials)
         return lambda cell, seeds: program(chosen.theta, told.get((cell.group, cell.name)), cell.family, seeds)
 
-    return Setting(choice, identity([config.model_dump(mode="json"), loaded.sha256, column.named]), make)
+    return TuningSetting(choice, identity([config.model_dump(mode="json"), loaded.sha256, column.named]), make)
 
 
-def _setting_of_baseline(study: Tuning, column: Rival, choice: Settings) -> Setting:
+def _setting_of_baseline(study: Tuning, column: Rival, choice: Settings) -> TuningSetting:
     config = column.chosen(choice)
     optimizer = config.build()
 
-    def make(some: Sequence[Cell]) -> Run:
+    def make(some: Sequence[TuningCell]) -> Run:
         del some
         if isinstance(optimizer, HostOptimizer):
             program = on_host(optimizer, study.trials)
@@ -122,7 +123,7 @@ def _setting_of_baseline(study: Tuning, column: Rival, choice: Settings) -> Sett
         jitted = compiled(lambda _: optimizer, study.trials)
         return lambda cell, seeds: jitted(None, None, cell.family, seeds)
 
-    return Setting(choice, identity([config.model_dump(mode="json")]), make)
+    return TuningSetting(choice, identity([config.model_dump(mode="json")]), make)
 
 
 def compiled(bind: Callable[[Any], Optimizer], trials: int) -> Callable[..., dict[str, jax.Array]]:

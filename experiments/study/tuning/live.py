@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.study.tuning.config import Tuning
-from experiments.study.tuning.tasks import Cell
+from experiments.study.tuning.tasks import TuningCell
 from l2o.errors import UserError
 from tasks.hpo.hpo import live
 from tasks.hpo.models import GOALS, SPACES
@@ -20,12 +20,12 @@ class Tried(NamedTuple):
       arrays: see `fitted`.
     """
 
-    cell: Cell
+    cell: TuningCell
     column: str
     arrays: dict[str, np.ndarray]
 
 
-def checked(study: Tuning, cells: list[Cell]) -> list[Cell]:
+def checked(study: Tuning, cells: list[TuningCell]) -> list[TuningCell]:
     """The tasks on which settings are tried.
 
     Raises:
@@ -39,11 +39,11 @@ def checked(study: Tuning, cells: list[Cell]) -> list[Cell]:
     return some
 
 
-def _view_of_cell(cell: Cell) -> int | None:
+def _view_of_cell(cell: TuningCell) -> int | None:
     return cell.which.view if cell.which else None
 
 
-def best_setting(cell: Cell, arrays: dict[str, np.ndarray], trial: int) -> tuple[dict[str, Any], float]:
+def best_setting(cell: TuningCell, arrays: dict[str, np.ndarray], trial: int) -> tuple[dict[str, Any], float]:
     """The best setting among the first trials of the first run, and what the table says of it, in its own direction."""
     assert cell.which is not None
     y = arrays["y"][0, :trial]
@@ -52,7 +52,7 @@ def best_setting(cell: Cell, arrays: dict[str, np.ndarray], trial: int) -> tuple
     return SPACES[cell.which.model].from_point(arrays["x"][0, row]), sign * float(y[row])
 
 
-def fitted(study: Tuning, cell: Cell, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def fitted(study: Tuning, cell: TuningCell, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the table says of the best setting, and what it is really worth; NaN where the fit fails."""
     assert study.live is not None and cell.which is not None
     setting, said = best_setting(cell, arrays, study.live.trial)

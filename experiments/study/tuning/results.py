@@ -7,12 +7,12 @@ from jaxtyping import Float
 
 from experiments.study import statistics
 from experiments.study.pieces import Arrays
-from experiments.study.tuning.columns import Column
+from experiments.study.tuning.columns import TuningColumn
 from experiments.study.tuning.config import Tuning
 from experiments.study.tuning.live import Tried
 from experiments.study.tuning.run import Found, Plan
 from experiments.study.tuning.score import by_task
-from experiments.study.tuning.tasks import Cell
+from experiments.study.tuning.tasks import TuningCell
 
 CURVES = 1000  # resamples for each point of a curve
 
@@ -47,7 +47,7 @@ def summary(plan: Plan, found: Found) -> dict[str, Any]:
     }
 
 
-def _chosen_setting(column: Column, found: Found) -> dict[str, Any]:
+def _chosen_setting(column: TuningColumn, found: Found) -> dict[str, Any]:
     scores = zip(column.settings, found.scores[column.name], strict=False)
     return {
         "settings": found.best[column.name].choice,
@@ -55,7 +55,7 @@ def _chosen_setting(column: Column, found: Found) -> dict[str, Any]:
     }
 
 
-def _results_of_group(study: Tuning, cells: list[Cell], made: dict[str, dict[str, Arrays]]) -> dict[str, Any]:
+def _results_of_group(study: Tuning, cells: list[TuningCell], made: dict[str, dict[str, Arrays]]) -> dict[str, Any]:
     values = {name: by_task(cells, [made[cell.name][name]["y"] for cell in cells]) for name in study.columns}
     ours, steps = values[study.compared], study.steps
     return {

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 
 from experiments.study.pieces import Arrays, Pieces, in_batches
-from experiments.study.tuning.columns import Column, Run, Setting, columns, trained
+from experiments.study.tuning.columns import Run, TuningColumn, TuningSetting, columns, trained
 from experiments.study.tuning.config import TUNE, Tuning
 from experiments.study.tuning.live import Tried, checked, fitted
 from experiments.study.tuning.score import score
-from experiments.study.tuning.tasks import Cell, cells
+from experiments.study.tuning.tasks import TuningCell, cells
 from l2o.loaded import Loaded
 
 
@@ -32,22 +32,22 @@ class Plan(NamedTuple):
 
     study: Tuning
     optimizer: tuple[str, Loaded] | None
-    columns: list[Column]
-    cells: list[Cell]
-    live: list[Cell]
+    columns: list[TuningColumn]
+    cells: list[TuningCell]
+    live: list[TuningCell]
 
     @property
-    def tuned_on(self) -> list[Cell]:
+    def tuned_on(self) -> list[TuningCell]:
         """The tasks that settings are chosen on."""
         return [cell for cell in self.cells if cell.group == TUNE]
 
     @property
-    def reported(self) -> list[Cell]:
+    def reported(self) -> list[TuningCell]:
         """The other tasks."""
         return reported_of(self.cells)
 
     @property
-    def several(self) -> list[Column]:
+    def several(self) -> list[TuningColumn]:
         """The columns whose settings are chosen."""
         return [column for column in self.columns if len(column.settings) > 1]
 
@@ -79,7 +79,7 @@ class Found(NamedTuple):
     """
 
     runs: dict[str, dict[str, dict[str, Arrays]]]
-    best: dict[str, Setting]
+    best: dict[str, TuningSetting]
     scores: dict[str, list[float]]
     live: list[Tried]
 
@@ -95,7 +95,7 @@ def plan(study: Tuning) -> Plan:
     return Plan(study, optimizer, found, every, checked(study, reported_of(every)))
 
 
-def reported_of(every: list[Cell]) -> list[Cell]:
+def reported_of(every: list[TuningCell]) -> list[TuningCell]:
     """The tasks that are not for choosing settings."""
     return [cell for cell in every if cell.group != TUNE]
 
@@ -104,7 +104,9 @@ def run(plan: Plan, pieces: Pieces) -> Found:
     """Choose the settings of all columns, run them, and try what some found."""
     study, found = plan.study, Found({}, {}, {}, [])
 
-    def runs(name: str, setting: Setting, program: Run, some: list[Cell], count: int, width: int) -> list[Arrays]:
+    def runs(
+        name: str, setting: TuningSetting, program: Run, some: list[TuningCell], count: int, width: int
+    ) -> list[Arrays]:
         """What a setting does on some tasks; those that are one program follow each other."""
         arrays: dict[int, Arrays] = {}
         for i in sorted(range(len(some)), key=lambda i: some[i].dimension):
@@ -137,5 +139,5 @@ def run(plan: Plan, pieces: Pieces) -> Found:
     return found
 
 
-def _file_of_runs(cell: Cell, name: str, setting: Setting) -> str:
+def _file_of_runs(cell: TuningCell, name: str, setting: TuningSetting) -> str:
     return f"cells/{cell.group}/{cell.name}/{name}-{setting.identity}"

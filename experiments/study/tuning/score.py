@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from experiments.study.tuning.config import Tuning
-from experiments.study.tuning.tasks import Cell
+from experiments.study.tuning.tasks import TuningCell
 
 
 def normalised(values: Float[np.ndarray, "n t"], least: float, median: float) -> Float[np.ndarray, "n t"]:
@@ -19,12 +19,12 @@ def normalised(values: Float[np.ndarray, "n t"], least: float, median: float) ->
     return np.where(apart > 0, 1.0, 0.0)
 
 
-def by_task(cells: list[Cell], values: list[np.ndarray]) -> Float[np.ndarray, "n t"]:
+def by_task(cells: list[TuningCell], values: list[np.ndarray]) -> Float[np.ndarray, "n t"]:
     """`normalised` values of each task, means over its runs."""
     return np.stack([normalised(y, cell.least, cell.median).mean(0) for cell, y in zip(cells, values, strict=True)])
 
 
-def score(study: Tuning, cells: list[Cell], values: list[np.ndarray]) -> float:
+def score(study: Tuning, cells: list[TuningCell], values: list[np.ndarray]) -> float:
     """What settings are chosen by, lower being better: the mean over tasks and the reported steps."""
     steps = np.array(study.steps) - 1
     return float(by_task(cells, values)[:, steps].mean())

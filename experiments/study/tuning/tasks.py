@@ -40,7 +40,7 @@ class Fixed(TaskFamily):
         return self.family.task(params)
 
 
-class Cell(NamedTuple):
+class TuningCell(NamedTuple):
     """A task.
 
     Attributes:
@@ -66,7 +66,7 @@ class Cell(NamedTuple):
     median: float
 
 
-def cells(study: Tuning) -> list[Cell]:
+def cells(study: Tuning) -> list[TuningCell]:
     """The tasks of all groups, and those for choosing settings; none depends on which others there are.
 
     Raises:
@@ -92,11 +92,11 @@ def cells(study: Tuning) -> list[Cell]:
             dimension = params.u.shape[1] if isinstance(family, HPO) else family.dimension
             if dimension > SLOTS:
                 raise UserError(f"{group}: {name} has {dimension} parameters, expected at most {SLOTS}")
-            found.append(Cell(group, name, single, dimension, about, which, words[1:], least, median))
+            found.append(TuningCell(group, name, single, dimension, about, which, words[1:], least, median))
     return found
 
 
-def prompts(some: Sequence[Cell], algorithm: str) -> dict[tuple[str, str], Prompt]:
+def prompts(some: Sequence[TuningCell], algorithm: str) -> dict[tuple[str, str], Prompt]:
     """What an OptFormer is told of each task that has names, by group and name.
 
     Those of the same number of parameters are padded to a common length.
