@@ -60,38 +60,40 @@ FAULTS = [
     ),
     Fault(
         "a token is the lower end of its bin", "l2o/space/domain.py",
-        "self.from_unit((tokens + 0.5) / bins)", "self.from_unit(tokens / bins)", "tests/l2o/test_space.py",
+        "self.from_unit((tokens + 0.5) / bins)", "self.from_unit(tokens / bins)", "tests/l2o/space/test_domain.py",
     ),
     Fault(
         "the two logarithmic scales are one", "l2o/space/parameter.py",
-        'return u if self.scale == "log" else 1 - u', "return u", "tests/l2o/test_searchspace.py",
+        'return u if self.scale == "log" else 1 - u', "return u", "tests/l2o/space/test_searchspace.py",
     ),
     Fault(
         "small gradients are not magnified", "l2o/gradient/lstm.py",
-        "jnp.sign(gradient), jnp.exp(p) * gradient)", "jnp.sign(gradient), gradient)", "tests/l2o/test_lstm.py",
+        "jnp.sign(gradient), jnp.exp(p) * gradient)", "jnp.sign(gradient), gradient)",
+        "tests/l2o/gradient/test_lstm.py",
     ),
     Fault(
         "the cosine is a step ahead", "l2o/gradient/mlp.py",
         "jnp.minimum((state.age - 1).astype", "jnp.minimum(state.age.astype",
-        "tests/l2o/test_mlp.py::test_the_step_falls_with_the_cosine_and_ends_at_the_horizon",
+        "tests/l2o/gradient/test_mlp.py::test_the_step_falls_with_the_cosine_and_ends_at_the_horizon",
     ),
     Fault(
         "Celo's scheduler forgets faster", "l2o/interop/celo.py",
         "jax.nn.sigmoid(keep + 1)", "jax.nn.sigmoid(keep)",
-        "tests/l2o/test_celo.py::test_random_weights_give_the_numbers_of_the_authors_code",
+        "tests/l2o/interop/test_celo.py::test_random_weights_give_the_numbers_of_the_authors_code",
     ),
     Fault(
         "rows of Celo's factors are taken for columns", "l2o/interop/celo_rule.py",
         "return int(order[-2]), int(order[-1])", "return int(order[-1]), int(order[-2])",
-        "tests/l2o/test_celo.py::test_random_weights_give_the_numbers_of_the_authors_code",
+        "tests/l2o/interop/test_celo.py::test_random_weights_give_the_numbers_of_the_authors_code",
     ),
     Fault(
         "an array of Celo's weights may be of any kind", "l2o/interop/celo_weights.py",
-        "if code != ARRAY:", "if False:", "tests/l2o/test_celo.py::test_other_files_are_refused_in_one_sentence",
+        "if code != ARRAY:", "if False:",
+        "tests/l2o/interop/test_celo.py::test_other_files_are_refused_in_one_sentence",
     ),
     Fault(
         "real and imaginary parts change places", "l2o/gradient/coordinates.py",
-        "[flat.real, flat.imag]", "[flat.imag, flat.real]", "tests/l2o/test_coordinates.py",
+        "[flat.real, flat.imag]", "[flat.imag, flat.real]", "tests/l2o/gradient/test_coordinates.py",
     ),
     Fault(
         "a fresh state has one array for two leaves", "l2o/gradient/lstm.py",
@@ -102,32 +104,32 @@ FAULTS = [
     Fault(
         "updates are not projected to the bounds", "l2o/lift/optax.py",
         "space.project(optax.apply_updates(x, updates))", "optax.apply_updates(x, updates)",
-        "tests/l2o/test_optax.py::test_bounds_project_after_every_update",
+        "tests/l2o/lift/test_optax.py::test_bounds_project_after_every_update",
     ),
     Fault(
         "sigma moves away from what was seen", "l2o/evolution/les.py",
         "sigma + rate_sigma * (wide - sigma)", "sigma - rate_sigma * (wide - sigma)",
-        "tests/l2o/test_les.py::test_it_computes_the_equations",
+        "tests/l2o/evolution/test_les.py::test_it_computes_the_equations",
     ),
     Fault(
         "the path forgets at another rate than it learns", "l2o/evolution/rma.py",
         "jnp.sqrt(c.c_s * (2 - c.c_s) * mass)", "jnp.sqrt(c.c_s * (1 - c.c_s) * mass)",
-        "tests/l2o/test_rma.py::test_untrained_it_computes_the_equations_of_the_classical_strategy",
+        "tests/l2o/evolution/test_rma.py::test_untrained_it_computes_the_equations_of_the_classical_strategy",
     ),
     Fault(
         "a failed member is not masked", "l2o/evolution/population.py",
         "value = jnp.where(jnp.isfinite(value), value, jnp.inf)", "value = value + 0",
-        "tests/l2o/test_les.py::test_no_values_break_it",
+        "tests/l2o/evolution/test_les.py::test_no_values_break_it",
     ),
     Fault(
         "the determinant has the wrong sign", "l2o/blackbox/memory.py",
         "-0.5 * count * jnp.log(variance) - log_det", "-0.5 * count * jnp.log(variance) + log_det",
-        "tests/l2o/test_memory.py",
+        "tests/l2o/blackbox/test_memory.py",
     ),
     Fault(
         "the border swallows what leads back inside", "l2o/blackbox/rnn.py",
         "outwards = ((z < 0) & (gradient > 0))", "outwards = ((z < 0) & (gradient < 0))",
-        "tests/l2o/test_rnn.py::test_the_derivative_at_the_border_vanishes_only_outwards",
+        "tests/l2o/blackbox/test_rnn.py::test_the_derivative_at_the_border_vanishes_only_outwards",
     ),
     Fault(
         "expected improvement loses its sign", "l2o/gp.py",
@@ -142,22 +144,22 @@ FAULTS = [
     Fault(
         "the decoder sees the future", "l2o/optformer/model.py",
         "jnp.tril(jnp.ones((n, n), bool))", "jnp.ones((n, n), bool)",
-        "tests/l2o/test_optformer.py::test_likelihood_sees_no_future",
+        "tests/l2o/optformer/test_optformer.py::test_likelihood_sees_no_future",
     ),
     Fault(
         "the goal is swapped", "l2o/host/policy.py",
         'sign = -1.0 if record.goal == "maximize" else 1.0', 'sign = 1.0 if record.goal == "maximize" else -1.0',
-        "tests/l2o/test_policy.py::test_predictions_are_in_the_metrics_own_units",
+        "tests/l2o/host/test_policy.py::test_predictions_are_in_the_metrics_own_units",
     ),
     Fault(
         "a parameter has one value too many", "l2o/optformer/serialization.py",
         "vocabulary.byte(min(p.levels, MOST_LEVELS) - 1)", "vocabulary.byte(min(p.levels, MOST_LEVELS))",
-        "tests/l2o/test_serialization.py",
+        "tests/l2o/optformer/test_serialization.py",
     ),
     Fault(
         "the nucleus leaves out its last token", "l2o/optformer/decoding.py",
         "before = jnp.cumsum(ordered) - ordered", "before = jnp.cumsum(ordered)",
-        "tests/l2o/test_optformer.py::test_top_k_and_nucleus_keep_the_likeliest",
+        "tests/l2o/optformer/test_optformer.py::test_top_k_and_nucleus_keep_the_likeliest",
     ),
     Fault(
         "nobody looks at the checksum", "l2o/artifact.py",
@@ -167,7 +169,7 @@ FAULTS = [
     Fault(
         "the steep sector lies on the other side", "tasks/bbob/functions.py",
         "jnp.where(z * _signs(instance) > 0, 100.0, 1.0)", "jnp.where(z * _signs(instance) < 0, 100.0, 1.0)",
-        "tests/tasks/test_bbob_ioh.py",
+        "tests/tasks/bbob/test_functions.py",
     ),
     Fault(
         "the parts of a mixture are those of training", "tasks/mixture.py",
@@ -191,7 +193,7 @@ FAULTS = [
     Fault(
         "the second derivative is kept when it should not be", "meta/estimator/backprop.py",
         "family, not self.second_derivative)", "family, self.second_derivative)",
-        "tests/meta/test_backprop.py::test_without_the_second_derivative_the_inner_gradient_is_a_constant",
+        "tests/meta/estimator/test_backprop.py::test_without_the_second_derivative_the_inner_gradient_is_a_constant",
     ),
     Fault(
         "the last update before the horizon does not count", "meta/estimator/base.py",
@@ -201,12 +203,12 @@ FAULTS = [
     Fault(
         "the two runs of a pair are added", "meta/estimator/perturbed.py",
         "weight = weight[:, :1] - weight[:, 1:]", "weight = weight[:, :1] + weight[:, 1:]",
-        "tests/meta/test_perturbed.py::test_the_gradient_is_the_formula_and_failed_pairs_are_left_out",
+        "tests/meta/estimator/test_perturbed.py::test_the_gradient_is_the_formula_and_failed_pairs_are_left_out",
     ),
     Fault(
         "persistent evolution forgets its noise", "meta/estimator/perturbed.py",
         "summed = jax.tree.map(jnp.add, pair.noise, drawn) if accumulates else drawn", "summed = drawn",
-        "tests/meta/test_perturbed.py::test_unbiased",
+        "tests/meta/estimator/test_perturbed.py::test_unbiased",
     ),
     Fault(
         "the meta-loss sees what the optimizer sees", "meta/objective.py",
@@ -221,17 +223,17 @@ FAULTS = [
     Fault(
         "the meta-gradient is not clipped", "meta/learner/gradient.py",
         "optax.chain(optax.clip_by_global_norm(self.clip), optax.adam(rate))", "optax.chain(optax.adam(rate))",
-        "tests/meta/test_learner.py::test_clip_bounds_the_global_norm",
+        "tests/meta/learner/test_gradient.py::test_clip_bounds_the_global_norm",
     ),
     Fault(
         "a gradient that is not finite is applied", "meta/learner/gradient.py",
         "ok = jnp.isfinite(norm) & jnp.isfinite(loss)", "ok = jnp.isfinite(loss)",
-        "tests/meta/test_learner.py::test_gradient_and_loss_must_both_be_finite",
+        "tests/meta/learner/test_gradient.py::test_gradient_and_loss_must_both_be_finite",
     ),
     Fault(
         "a loss that is not finite is believed", "meta/learner/gradient.py",
         "ok = jnp.isfinite(norm) & jnp.isfinite(loss)", "ok = jnp.isfinite(norm)",
-        "tests/meta/test_learner.py::test_gradient_and_loss_must_both_be_finite",
+        "tests/meta/learner/test_gradient.py::test_gradient_and_loss_must_both_be_finite",
     ),
     Fault(
         "the worst theta is kept", "meta/trainer.py",
@@ -255,7 +257,7 @@ FAULTS = [
     ),
     Fault(
         "a tie is a win for nobody", "experiments/study/statistics.py",
-        "np.sum(a < b) + np.sum(a == b) / 2", "np.sum(a < b)", "tests/experiments/test_statistics.py",
+        "np.sum(a < b) + np.sum(a == b) / 2", "np.sum(a < b)", "tests/experiments/study/test_statistics.py",
     ),
     Fault(
         "the horizon itself lies beyond the horizon", "experiments/study/curves/config.py",
@@ -266,29 +268,29 @@ FAULTS = [
         "runs are not paired", "experiments/study/curves/run.py",
         "_values_of_runs(study, column.make, argument, plan.test, key, study.runs)",
         "_values_of_runs(study, column.make, argument, plan.test, jax.random.key(len(found)), study.runs)",
-        "tests/experiments/test_study.py::test_every_optimizer_starts_at_the_same_points",
+        "tests/experiments/study/curves/test_curves.py::test_every_optimizer_starts_at_the_same_points",
     ),
     Fault(
         "rates are tuned on the test split", "experiments/study/curves/run.py",
         "rates = tune(study, column, plan.train, pieces)", "rates = tune(study, column, plan.test, pieces)",
-        "tests/experiments/test_study.py::test_rates_are_tuned_on_the_training_split_and_rows_are_of_the_test_split",
+        "tests/experiments/study/curves/test_curves.py::test_rates_are_tuned_on_the_training_split_and_rows_are_of_the_test_split",
     ),
     Fault(
         "a difference that may be zero is a verdict", "experiments/study/report.py",
         'if c["high"] is not None and c["high"] < 0', 'if c["high"] is not None and c["low"] < 0',
-        "tests/experiments/test_report.py",
+        "tests/experiments/study/test_report.py",
     ),
     Fault(
         "values are narrowed as they are", "l2o/host/proposals.py",
-        "np.clip((values - self.zero) / self.unit", "np.clip(values / self.unit", "tests/l2o/test_offsets.py",
+        "np.clip((values - self.zero) / self.unit", "np.clip(values / self.unit", "tests/l2o/host/test_offsets.py",
     ),
     Fault(
         "what was told before the units were known stays as it was", "l2o/host/proposals.py",
-        "if any(self._past):", "if not any(self._past):", "tests/l2o/test_offsets.py",
+        "if any(self._past):", "if not any(self._past):", "tests/l2o/host/test_offsets.py",
     ),
     Fault(
         "whole numbers lose their last digits", "l2o/host/view.py",
-        "/ 2 + digits * (above - below) / 2", "/ 2", "tests/l2o/test_view.py",
+        "/ 2 + digits * (above - below) / 2", "/ 2", "tests/l2o/host/test_view.py",
     ),
     Fault(
         "a point that was not written is proposed later", "l2o/host/loop.py",

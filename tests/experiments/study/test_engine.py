@@ -18,7 +18,7 @@ from experiments.study.pieces import apart, arrays_of, together
 from l2o import registry
 from l2o.errors import UserError
 
-PAGE = Path(__file__).parents[2] / "docs" / "extend" / "study.md"
+PAGE = Path(__file__).parents[3] / "docs" / "extend" / "study.md"
 BRANIN = {"kind": "function", "function": "branin"}
 MINE = {"kind": "points", "description": "a <b>bold</b> claim", "points": 9, "tasks": {"one": BRANIN, "two": BRANIN}}
 
