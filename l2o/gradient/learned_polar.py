@@ -74,14 +74,14 @@ class LearnedPolarState(NamedTuple):
       fast: momentum of each leaf at decay 0.95.
       slow: momentum at decay 0.99.
       nu: second moment of each leaf; of a matrix, the mean over its entries.
-      trace: of each leaf, the moments of the derivative by its log norm, the agreement of gradient and momentum, and the
-        squared cosine of gradient and parameters, [4].
+      trace: of each leaf, the moments of the derivative by its log norm, the agreement of gradient and momentum, and
+        the squared cosine of gradient and parameters, [4].
       scale: the size that the steps of a leaf are measured by, a scalar for each leaf.
       losses: moving averages of the loss at three decays, [3].
       first: the first loss.
     """
 
-    count: Int[Array, ""]
+    count: Any
     fast: Any
     slow: Any
     nu: Any
@@ -150,12 +150,13 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
             # first what is seen of every tensor, then what the network says of it, then how it moves
             seen = [_observe(stack, count, roles[places[0]]) for stack, places in zip(stacks, groups, strict=True)]
             numbers = [_one_hot(roles[i]) for places in groups for i in places]
-            said = None
+            said: Any = None
             if numbers:
                 own = jnp.concatenate([features for _, features in seen], axis=1)
                 shared = _shared(count, horizon, losses, first, own, np.stack(numbers, 1))
                 said = transformed.apply(theta, own, shared, jnp.asarray(np.stack(numbers, 1)))
-            factor, done, found = planned(state.count, horizon), 0, [None] * len(leaves)
+            factor, done = planned(state.count, horizon), 0
+            found: list[Any] = [None] * len(leaves)
             for places, (stack, _) in zip(groups, seen, strict=True):
                 role = roles[places[0]]
                 said_here = said[:, done : done + len(places)].T
@@ -233,17 +234,18 @@ def _observe(leaf: Leaf, count: Any, role: str) -> tuple[Leaf, Float[Array, "own
     cosine = squared(slope / (max(g[0].size, 1) * size * weight + TINY**2))
     b1, b2 = NORM_DECAYS
     first, second, agreed, cosines = jnp.moveaxis(leaf.trace, 1, 0)
-    trace = jnp.stack([b1 * first + (1 - b1) * slope, b2 * second + (1 - b2) * slope**2,
-                       0.9 * agreed + 0.1 * agreement, 0.95 * cosines + 0.05 * cosine], axis=1)  # fmt: skip
+    first, second = b1 * first + (1 - b1) * slope, b2 * second + (1 - b2) * slope**2
+    agreed, cosines = 0.9 * agreed + 0.1 * agreement, 0.95 * cosines + 0.05 * cosine
+    trace = jnp.stack([first, second, agreed, cosines], axis=1)
     ratio, slower = (_size(x) / (1 - d**count) / usual for x, d in ((fast, FAST), (slow, SLOW)))
     both = _mean(jnp.real(fast * slow.conj())) / (_size(fast) * _size(slow) + TINY**2)
     rows, columns = two_axes(g[0]) if matrix else (1, 1)
     features = jnp.stack(
         [
-            _log(ratio) + 1.5, _log(slower) + 2, 2 * trace[:, 2], 2 * both, _growth(trace, count),
-            _log(size / usual), _log(weight / leaf.scale),
-            jnp.maximum(_log(trace[:, 3] / (1 - 0.95**count)) / 2, -4) + 2, jnp.full(len(g), np.log(rows / columns) / 3),
-            agreement * 2, jnp.tanh(agreed * 5),
+            _log(ratio) + 1.5, _log(slower) + 2, 2 * agreed, 2 * both, _growth(trace, count),
+            _log(size / usual), _log(weight / leaf.scale), jnp.maximum(_log(cosines / (1 - 0.95**count)) / 2, -4) + 2,
+            jnp.full(len(g), np.log(rows / columns) / 3),
+            agreement * 2, jnp.tanh(5 * leaf.trace[:, 2]),
         ]
     )  # fmt: skip
     return leaf._replace(fast=fast, slow=slow, nu=nu, trace=trace), features
@@ -279,12 +281,12 @@ def _shared(count: Any, horizon: Any, losses: Array, first: Array, own: Array, r
         total = jnp.maximum(jnp.asarray(horizon, jnp.float32), 1.0)
         progress = jnp.minimum((t - 1) / total, 1.0)
     turns = roles[:2].sum(0)
-    average = own[0] @ turns / max(turns.sum(), 1)
+    averages = own[:2] @ turns / max(turns.sum(), 1)
     time = [
         jnp.log(t) / 5 - 1, jnp.log(total) / 2.5 - 2, progress, jnp.cos(jnp.pi * progress),
-        jnp.tanh(10 * progress), jnp.tanh(10 * (1 - progress)), jnp.tanh(t / 10), average, own[1] @ turns / max(turns.sum(), 1),
+        jnp.tanh(10 * progress), jnp.tanh(10 * (1 - progress)), jnp.tanh(t / 10),
     ]  # fmt: skip
-    return jnp.concatenate([jnp.clip(trend, -3, 3), jnp.stack(time)])
+    return jnp.concatenate([jnp.clip(trend, -3, 3), jnp.stack(time), averages])
 
 
 def _moved(
@@ -296,7 +298,7 @@ def _moved(
     g = leaf.g
     nesterov = FAST * leaf.fast + (1 - FAST) * g
     mixed = [(nesterov, 1.0), (leaf.slow, slow_share), (g, raw_share)]
-    unit = sum(x * _over(x, share / (_size(x) + TINY)) for x, share in mixed)
+    unit: Any = sum(x * _over(x, share / (_size(x) + TINY)) for x, share in mixed)
     if role not in ROLES[:2]:
         share = config.embedding_step if role == "embedding" else config.vector_step
         root = jnp.sqrt(leaf.nu / (1 - SECOND**count)) + TINY
