@@ -49,6 +49,7 @@ from l2o.space.parameter import Parameter
 from l2o.space.searchspace import SearchSpace
 from l2o.unroll import query, unroll
 from l2o.wrappers.asynchronous import asynchronous
+from l2o.wrappers.averaged import average_of, averaged
 from l2o.wrappers.cube import in_unit_cube
 from l2o.wrappers.sequential import one_at_a_time
 
@@ -91,6 +92,8 @@ __all__ = [
     "Trial",
     "UserError",
     "asynchronous",
+    "average_of",
+    "averaged",
     "by_kind",
     "from_evosax",
     "from_optax",

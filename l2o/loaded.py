@@ -16,6 +16,7 @@ from l2o.artifact import read, reason
 from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Theta
 from l2o.errors import UserError
 from l2o.files import exists
+from l2o.lift.optax import decayed
 from l2o.registry import nearest
 from l2o.space.domain import X
 
@@ -70,20 +71,33 @@ class Loaded:
             )
         return replace(self, config=config)
 
-    def optax(self, horizon: int | None = None) -> optax.GradientTransformationExtraArgs:
+    def optax(
+        self, horizon: int | None = None, *, weight_decay: float = 0.0, max_norm: float | None = None
+    ) -> optax.GradientTransformationExtraArgs:
         """An ordinary optax transformation.
 
         Args:
           horizon: number of steps the run will have, for optimizers that read it; at least 1. May be traced.
+          weight_decay: the share of every leaf of two axes or more that an update takes away, beside what the optimizer
+            does (decoupled, as in AdamW, where it is the product of rate and decay: 1e-4 is usual). With a horizon it
+            rises over a twentieth of the run and falls as a cosine. Not negative.
+          max_norm: gradients whose norm over all leaves is larger are made this long first; positive.
 
         Raises:
           TypeError: the family does not read gradients.
-          UserError: the horizon is not a whole number, or is below 1. `tx.update` raises it for a `value` that holds no
-            number; of several, the mean counts.
+          UserError: the horizon is not a whole number or is below 1, or another number is out of range. `tx.update`
+            raises it for a `value` that holds no number; of several, the mean counts.
         """
         if self.learned.native is None:
             raise TypeError(f"a {self.config.kind!r} optimizer does not read gradients, so it has no optax form")
-        return self.learned.native(self.theta, horizon)
+        if not 0 <= weight_decay < 1:
+            raise UserError(f"weight_decay is {weight_decay!r}: expected a share of at least 0 and below 1")
+        if max_norm is not None and not max_norm > 0:
+            raise UserError(f"max_norm is {max_norm!r}: expected a positive number, or None")
+        tx = self.learned.native(self.theta, horizon)
+        if max_norm is not None:
+            tx = optax.chain(optax.clip_by_global_norm(max_norm), tx)
+        return decayed(tx, weight_decay, horizon) if weight_decay else tx
 
     def evosax(self, solution: X, population_size: int | None = None, **options: Any) -> Any:
         """An evosax algorithm, with the `init`, `ask` and `tell` of evosax; `params.params` is theta.

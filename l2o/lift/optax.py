@@ -11,6 +11,7 @@ from jax.core import Tracer
 
 from l2o.core import LearnedOptimizer, Optimizer, Theta
 from l2o.errors import UserError
+from l2o.schedules import warmup_cosine
 from l2o.space.domain import X
 
 
@@ -90,6 +91,21 @@ def gradient_based(
         return optax.GradientTransformationExtraArgs(tx.init, update)
 
     return LearnedOptimizer(init, bind, checked)
+
+
+def decayed(tx: optax.GradientTransformation, share: Any, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
+    """A transformation whose updates also take away a share of every leaf of two axes or more.
+
+    With a horizon the share follows `warmup_cosine`; without one it is constant.
+    """
+
+    def planned(count):
+        return -share * (1.0 if horizon is None else warmup_cosine(count, horizon))
+
+    def matrices(params):
+        return jax.tree.map(lambda leaf: jnp.ndim(leaf) > 1, params)
+
+    return optax.with_extra_args_support(optax.chain(tx, optax.add_decayed_weights(planned, matrices)))
 
 
 def _loss(value: Any) -> Any:

@@ -406,3 +406,25 @@ def test_the_shipped_lstm_lowers_the_loss(make):
     params, apply = make()
     values, _ = train(l2o.load("lstm").optax(), params, apply, 100)
     assert values[-1] < 0.5 * values[0]
+
+
+def test_weight_decay_and_the_largest_norm_of_a_gradient():
+    """What `optax.chain` with optax's own two parts does; vectors do not decay."""
+    loaded = l2o.load("rnnprop")
+    params = {"w": jnp.full((3, 2), 2.0), "b": jnp.ones(2)}
+    grads = jax.tree.map(lambda a: 100 * a, params)
+
+    def first(tx):
+        return tx.update(grads, tx.init(params), params, value=1.0)[0]
+
+    plain, decayed = first(loaded.optax()), first(loaded.optax(weight_decay=0.01))
+    np.testing.assert_allclose(decayed["w"], plain["w"] - 0.02, rtol=1e-5)
+    np.testing.assert_array_equal(decayed["b"], plain["b"])
+    planned = loaded.optax(horizon=40, weight_decay=0.01)
+    np.testing.assert_array_equal(first(planned)["w"], plain["w"], "a schedule begins at zero")
+    lstm = l2o.load("lstm")
+    chained = optax.chain(optax.clip_by_global_norm(1.0), lstm.optax())
+    jax.tree.map(np.testing.assert_array_equal, first(lstm.optax(max_norm=1.0)), first(chained))
+    for wrong in ({"weight_decay": -0.1}, {"weight_decay": 1.0}, {"max_norm": 0.0}):
+        with pytest.raises(l2o.UserError, match=next(iter(wrong))):
+            lstm.optax(**wrong)
