@@ -51,6 +51,14 @@ def update(quick: Quick = False, out: Out = None) -> None:
     save("update", out, lambda out: update.run(quick))
 
 
+@app.command()
+def rules(quick: Quick = False, out: Out = None) -> None:
+    """Cost of one update of rules for whole tensors, beside optax.contrib.muon."""
+    from experiments.bench import rules
+
+    save("rules", out, lambda out: rules.run(quick))
+
+
 @app.command("meta_step")
 def meta_step(
     quick: Quick = False,

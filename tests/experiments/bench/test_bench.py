@@ -289,3 +289,15 @@ def test_tuners_are_timed_side_by_side(bench):
     assert found["rows"]["optformer, EI"]["ratio"] == [1.0, 1.0, 1.0]
     assert all(row["milliseconds"] > 0 for row in found["rows"].values())
     assert "times as long" in output
+
+
+@pytest.mark.slow
+def test_rules_are_compared_with_muon(bench):
+    rows = bench("rules")[0]["rows"]
+    assert {row["rule"] for row in rows} >= {"muon", "polar", "learned_polar", "mlp"}
+    for row in rows:
+        assert row["milliseconds"] > 0 and row["compile_seconds"] > 0
+        if row["rule"] == "muon":
+            assert row["over_muon"] == [1.0, 1.0, 1.0]
+    state = {row["rule"]: row["state_bytes_per_parameter"] for row in rows if row["tree"] == "matrices"}
+    assert state["polar"] == pytest.approx(4, abs=0.1) and state["learned_polar"] == pytest.approx(8, abs=0.1)
