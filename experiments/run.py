@@ -157,8 +157,9 @@ def _refuse_without_gradients(
 
     found = [jax.eval_shape(gradient, jax.random.key(0), part) for part in family.parts]
     if learned.native is not None and None in found:
+        kind = getattr(experiment, name).kind
         raise UserError(
-            f"{name}.kind {getattr(experiment, name).kind!r} gives no gradients, and optimizer.kind {experiment.optimizer.kind!r} "
+            f"{name}.kind {kind!r} gives no gradients, and optimizer.kind {experiment.optimizer.kind!r} "
             "needs them: expected a differentiable task or a black-box optimizer"
         )
 

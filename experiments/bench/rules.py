@@ -1,4 +1,4 @@
-"""Cost of one update of rules for whole tensors, as ratios to `optax.contrib.muon`: time, compilation, memory, state."""
+"""Cost of one update of rules for whole tensors, beside `optax.contrib.muon`: time, compilation, memory, state."""
 
 from typing import Any
 
