@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2o.newton_schulz import TINY
+from l2o.newton_schulz import TINY, explicit
 
 _EMBEDDING = {"embed", "embeds", "embedder", "embedding", "embeddings", "unembed", "unembedding"}
 _EMBEDDING |= {"positions", "wte", "wpe"}
@@ -29,13 +29,21 @@ def is_output(path: Any) -> bool:
 
 def wide(leaf: Any) -> jax.Array:
     """A leaf in the dtype that a rule computes in: its own, or single precision where that is less."""
-    return jnp.asarray(leaf, jnp.promote_types(jnp.result_type(leaf), jnp.float32))
+    if jnp.result_type(leaf) == jax.dtypes.float0:  # the gradient of integers, which holds no numbers
+        return jnp.zeros(jnp.shape(leaf))
+    return jnp.asarray(leaf, _wide(leaf))
+
+
+def _wide(leaf: Any) -> Any:
+    dtype = jnp.result_type(leaf)
+    narrow = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 4  # jax promotes no eight bits
+    return jnp.dtype(jnp.float32) if narrow else jnp.promote_types(dtype, jnp.float32)
 
 
 def zeros(leaf: Any, shape: Any = None, real: bool = False) -> jax.Array:
-    """Zeros of a leaf's shape, or of another one, in its wide dtype, or in the real part's."""
-    dtype = jnp.promote_types(jnp.result_type(leaf), jnp.float32)
-    return jnp.zeros(jnp.shape(leaf) if shape is None else shape, jnp.finfo(dtype).dtype if real else dtype)
+    """Zeros that lie where a leaf does, or of another shape, in its wide dtype, or in the real part's."""
+    dtype = jnp.finfo(_wide(leaf)).dtype if real else _wide(leaf)
+    return jnp.zeros_like(leaf, dtype) if shape is None else jnp.zeros(shape, dtype)
 
 
 def like(leaf: jax.Array, update: Any) -> jax.Array:
@@ -61,11 +69,11 @@ def is_matrix(path: Any, leaf: Any) -> bool:
 
 
 def alike(leaves: list[Any], chosen: list[bool]) -> list[list[int]]:
-    """Numbers of the matrices of each shape and dtype, which are one program."""
+    """Numbers of the matrices of each shape, dtype and sharding, which are one program."""
     groups: dict[Any, list[int]] = {}
     for i, (leaf, matrix) in enumerate(zip(leaves, chosen, strict=True)):
         if matrix:
-            groups.setdefault((two_axes(leaf), jnp.result_type(leaf)), []).append(i)
+            groups.setdefault((jnp.shape(leaf), jnp.result_type(leaf), explicit(leaf)), []).append(i)
     return list(groups.values())
 
 

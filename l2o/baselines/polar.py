@@ -27,7 +27,7 @@ class PolarState(NamedTuple):
       count: updates made.
       mu: momentum of each leaf.
       nu: second moment of each leaf; of a matrix, the mean over its entries.
-      norm: two moments of the derivative by the logarithm of a matrix's norm, [2]; of other leaves nothing, [0].
+      norm: two moments of the derivative by the logarithm of a matrix's norm, [2]; of other leaves a zero, [].
       scale: the size that the steps of a leaf are measured by, a scalar for each leaf.
     """
 
@@ -91,7 +91,7 @@ def polar(
             return zeros(leaf, () if is_matrix(path, leaf) else None, real=True)
 
         def norm(path, leaf):
-            return zeros(leaf, (2 if is_matrix(path, leaf) else 0,), real=True)
+            return zeros(leaf, (2,) if is_matrix(path, leaf) else (), real=True)
 
         with_path = jax.tree_util.tree_map_with_path
         return PolarState(
@@ -115,13 +115,13 @@ def polar(
                 share = embedding_step if is_embedding(paths[i][0]) else vector_step
                 found[i] = _vector(leaf, count, step * factor * share)
         for places in alike([leaf.g for leaf in leaves], chosen):
-            stack = jax.tree.map(lambda *a: jnp.stack(a), *(_as_matrix(leaves[i]) for i in places))
+            stack = jax.tree.map(lambda *a: jnp.stack(a), *(_wide(leaves[i]) for i in places))
             moved = jax.vmap(_matrix, (0, None, None, None, None))(
                 stack, count, step * factor, norm_step * factor, quiet
             )
             for k, i in enumerate(places):
                 one = jax.tree.map(lambda a, k=k: a[k], moved)
-                found[i] = (one[0].reshape(jnp.shape(leaves[i].g)), one[1].reshape(jnp.shape(leaves[i].g)), *one[2:])
+                found[i] = one
         moves, *rest = ([part[j] for part in found] for j in range(4))
         moves = [like(move, leaf.g) for move, leaf in zip(moves, leaves, strict=True)]
         return tree.unflatten(moves), PolarState._make((count, *map(tree.unflatten, rest), state.scale))
@@ -140,13 +140,12 @@ class _Leaf(NamedTuple):
     scale: Any
 
 
-def _as_matrix(leaf: _Leaf) -> _Leaf:
-    shape = two_axes(leaf.g)
-    return leaf._replace(**{name: wide(getattr(leaf, name)).reshape(shape) for name in ("g", "w", "mu")})
+def _wide(leaf: _Leaf) -> _Leaf:
+    return leaf._replace(g=wide(leaf.g), w=wide(leaf.w), mu=wide(leaf.mu))
 
 
 def _matrix(leaf: _Leaf, count: Any, angle: Any, norm_step: Any, quiet: Any) -> tuple[Any, ...]:
-    """The update of one matrix [a, b], and its momentum, second moment and moments of the norm."""
+    """The update of one matrix [*a, b], and its momentum, second moment and moments of the norm."""
     g, w = leaf.g, leaf.w
     mu = DECAY * leaf.mu + (1 - DECAY) * g
     nu = DECAY * leaf.nu + (1 - DECAY) * jnp.mean(g**2)

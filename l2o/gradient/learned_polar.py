@@ -25,7 +25,7 @@ from pydantic import Field
 from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
 from l2o.layers import dense
 from l2o.lift.optax import gradient_based
-from l2o.newton_schulz import TINY, orthogonalised
+from l2o.newton_schulz import TINY, explicit, orthogonalised
 from l2o.registry import register
 from l2o.schedules import planned
 from l2o.tensors import is_embedding, is_matrix, is_output, like, squared, turned, two_axes, unit_of, wide, zeros
@@ -146,7 +146,7 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
             leaves = [Leaf(g, *rest) for (_, g), *rest in zip(paths, *parts, strict=True)]
             roles = [_role(path, g) for path, g in paths]
             groups = _groups(leaves, roles)
-            stacks = [_stack([leaves[i] for i in places], roles[places[0]]) for places in groups]
+            stacks = [_stack([leaves[i] for i in places]) for places in groups]
             # first what is seen of every tensor, then what the network says of it, then how it moves
             seen = [_observe(stack, count, roles[places[0]]) for stack, places in zip(stacks, groups, strict=True)]
             numbers = [_one_hot(roles[i]) for places in groups for i in places]
@@ -164,10 +164,7 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
                 move = _moved(config, role, stack, said_here, count, factor)
                 for k, i in enumerate(places):
                     one = jax.tree.map(lambda a, k=k: a[k], (move, stack.fast, stack.slow, stack.nu, stack.trace))
-                    shape = jnp.shape(leaves[i].g)
-                    whole = [part.reshape(shape) for part in one[:3]]
-                    nu = one[3] if role in ROLES[:2] else one[3].reshape(shape)
-                    found[i] = (like(whole[0], leaves[i].g), *whole[1:], nu, one[4])
+                    found[i] = (like(one[0], leaves[i].g), *one[1:])
             moves, fast, slow, nu, trace = (tree.unflatten([part[j] for part in found]) for j in range(5))
             return moves, LearnedPolarState(count, fast, slow, nu, trace, state.scale, losses, first)
 
@@ -187,28 +184,26 @@ def _one_hot(role: str) -> np.ndarray:
 
 
 def _groups(leaves: list[Leaf], roles: list[str]) -> list[list[int]]:
-    """Numbers of the leaves of each role, shape and dtype, which are one program."""
+    """Numbers of the leaves of each role, shape, dtype and sharding, which are one program."""
     groups: dict[Any, list[int]] = {}
     for i, (leaf, role) in enumerate(zip(leaves, roles, strict=True)):
-        shape = two_axes(leaf.g) if role in ROLES[:2] else jnp.shape(leaf.g)
-        groups.setdefault((role, shape, jnp.result_type(leaf.g), jnp.result_type(leaf.w)), []).append(i)
+        key = role, jnp.shape(leaf.g), *((jnp.result_type(x), explicit(x)) for x in (leaf.g, leaf.w))
+        groups.setdefault(key, []).append(i)
     return list(groups.values())
 
 
-def _stack(leaves: list[Leaf], role: str) -> Leaf:
-    """Leaves of one shape as one with a leading axis; matrices with two more, others with one more."""
+def _stack(leaves: list[Leaf]) -> Leaf:
+    """Leaves of one shape as one, with an axis in front."""
 
-    def flat(leaf: Leaf) -> Leaf:
-        shape = two_axes(leaf.g) if role in ROLES[:2] else (-1,)
-        parts = {name: wide(getattr(leaf, name)).reshape(shape) for name in ("g", "w", "fast", "slow")}
-        return leaf._replace(**parts, nu=leaf.nu if role in ROLES[:2] else leaf.nu.reshape(-1))
+    def each(leaf: Leaf) -> Leaf:
+        return leaf._replace(**{name: wide(getattr(leaf, name)) for name in ("g", "w", "fast", "slow")})
 
-    return jax.tree.map(lambda *a: jnp.stack(a), *map(flat, leaves))
+    return jax.tree.map(lambda *a: jnp.stack(a), *map(each, leaves))
 
 
 def _mean(x: Array) -> Array:
     """Over all but the first axis; nothing has mean zero."""
-    return jnp.mean(x.reshape(len(x), -1), axis=1) if x.size else jnp.zeros(len(x), x.dtype)
+    return jnp.mean(x, tuple(range(1, x.ndim))) if x.size else jnp.zeros(len(x), x.dtype)
 
 
 def _size(x: Array) -> Array:
@@ -229,8 +224,8 @@ def _observe(leaf: Leaf, count: Any, role: str) -> tuple[Leaf, Float[Array, "own
     fast, slow = FAST * leaf.fast + (1 - FAST) * g, SLOW * leaf.slow + (1 - SLOW) * g
     square = squared(g)
     nu = SECOND * leaf.nu + (1 - SECOND) * (_mean(square) if matrix else square)
-    usual = jnp.sqrt(_mean(nu.reshape(len(nu), -1)) / (1 - SECOND**count)) + TINY
-    slope = jnp.sum(jnp.real(g * w.conj()).reshape(len(g), -1), axis=1)
+    usual = jnp.sqrt(_mean(nu) / (1 - SECOND**count)) + TINY
+    slope = jnp.sum(jnp.real(g * w.conj()), tuple(range(1, g.ndim)))
     cosine = squared(slope / (max(g[0].size, 1) * size * weight + TINY**2))
     b1, b2 = NORM_DECAYS
     first, second, agreed, cosines = jnp.moveaxis(leaf.trace, 1, 0)
