@@ -1,6 +1,7 @@
-"""Layers over coordinates: the coordinates run along the last axis, so elementwise work is one long contiguous loop.
+"""Layers over coordinates: the features are the first axis, and the coordinates may have any shape behind it.
 
-Call them inside `hk.transform`.
+So elementwise work is one long contiguous loop, and an array that is sharded over its coordinates stays so. Call them
+inside `hk.transform`.
 """
 
 import haiku as hk
@@ -9,28 +10,28 @@ from haiku.experimental import name_scope
 from jaxtyping import Array, Float
 
 
-def dense(name: str, x: Float[Array, "i n"], units: int, zero: bool = False) -> Float[Array, "o n"]:
-    """A dense layer, with weights that start at zero or as haiku's do."""
+def dense(name: str, x: Float[Array, "i *shape"], units: int, zero: bool = False) -> Float[Array, "o *shape"]:
+    """A dense layer over the first axis, with weights that start at zero or as haiku's do."""
     with name_scope(name):
         start = jnp.zeros if zero else hk.initializers.TruncatedNormal(x.shape[0] ** -0.5)
         w = hk.get_parameter("w", [units, x.shape[0]], init=start)
         b = hk.get_parameter("b", [units], init=jnp.zeros)
-    return w @ x + b[:, None]
+    return jnp.tensordot(w, x, 1) + b.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def cell(
-    inputs: Float[Array, "features n"],
-    state: tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]],
+    inputs: Float[Array, "features *shape"],
+    state: tuple[Float[Array, "hidden *shape"], Float[Array, "hidden *shape"]],
     name: str,
-) -> tuple[Float[Array, "hidden n"], tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]]]:
+) -> tuple[Float[Array, "hidden *shape"], tuple[Float[Array, "hidden *shape"], Float[Array, "hidden *shape"]]]:
     """One LSTM layer: the bias is one more column of the one matrix product. Forget bias 1, as in haiku's LSTM."""
     h, c = state
     features = inputs.shape[0] + h.shape[0]
     with name_scope(name):
         w = hk.get_parameter("w", [4 * h.shape[0], features], init=hk.initializers.TruncatedNormal(features**-0.5))
         b = hk.get_parameter("b", [4 * h.shape[0]], init=jnp.zeros)
-    ones = jnp.ones((1, h.shape[1]), inputs.dtype)
-    gates = jnp.concatenate([w, b[:, None]], axis=1) @ jnp.concatenate([inputs, h.astype(inputs.dtype), ones])
+    seen = jnp.concatenate([inputs, h.astype(inputs.dtype), jnp.ones_like(inputs[:1])])
+    gates = jnp.tensordot(jnp.concatenate([w, b[:, None]], axis=1), seen, 1)
     i, g, f, o = jnp.split(gates, 4)
     new_c = sigmoid(f + 1) * c.astype(inputs.dtype) + sigmoid(i) * jnp.tanh(g)
     new_h = sigmoid(o) * jnp.tanh(new_c)

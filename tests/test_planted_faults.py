@@ -93,12 +93,12 @@ FAULTS = [
     ),
     Fault(
         "real and imaginary parts change places", "l2o/gradient/coordinates.py",
-        "[flat.real, flat.imag]", "[flat.imag, flat.real]", "tests/l2o/gradient/test_coordinates.py",
+        "jnp.stack([leaf.real, leaf.imag])", "jnp.stack([leaf.imag, leaf.real])", 
+        "tests/l2o/gradient/test_coordinates.py",
     ),
     Fault(
         "a fresh state has one array for two leaves", "l2o/gradient/lstm.py",
-        "return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _",
-        "return tuple((jnp.zeros(shape, dtype),) * 2 for _",
+        "return tuple((zeros(), zeros()) for _", "return tuple((zeros(),) * 2 for _",
         "tests/l2o/test_optax_table.py::test_fresh_and_later_states_can_be_donated",
     ),
     Fault(

@@ -9,18 +9,19 @@ applied to every coordinate with shared weights and a hidden state of its own:
 from typing import Any, Literal
 
 import haiku as hk
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 from pydantic import Field
 
 from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
-from l2o.gradient.coordinates import merge, split
+from l2o.gradient.coordinates import leafwise, nothing
 from l2o.layers import cell, dense
 from l2o.lift.optax import gradient_based
 from l2o.registry import register
 
-State = tuple[tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]], ...]
+State = tuple[tuple[Float[Array, "hidden *shape"], Float[Array, "hidden *shape"]], ...]
 
 
 @register
@@ -49,7 +50,7 @@ class LSTMConfig(OptimizerConfig):
         return lstm(self)
 
 
-def log_and_sign(gradient: Float[Array, "n"], p: float) -> Float[Array, "2 n"]:
+def log_and_sign(gradient: Float[Array, "*shape"], p: float) -> Float[Array, "2 *shape"]:
     """Their appendix A: `(log|g| / p, sign g)` where `|g| >= e^-p`, else `(-1, e^p g)`."""
     magnitude = jnp.abs(gradient)
     large = magnitude >= jnp.exp(-p)
@@ -60,11 +61,12 @@ def log_and_sign(gradient: Float[Array, "n"], p: float) -> Float[Array, "2 n"]:
 def lstm(config: LSTMConfig) -> LearnedOptimizer:
     """Build the coordinatewise LSTM.
 
-    The optax state is, per layer, the pair (h, c) of shape [hidden, n], where n counts the real coordinates of all
-    floating-point leaves of the parameters together. Works on any pytree, scalars and empty leaves included.
+    The optax state is, per layer, the pair (h, c) of trees that mirror the parameters, whose leaves are [hidden,
+    *shape], or [hidden, 2, *shape] for complex leaves and [] for integers. Works on any pytree, scalars and
+    empty leaves included. Parameters and state may be sharded alike.
     """
 
-    def network(gradient: Float[Array, "n"], state: State) -> tuple[Float[Array, "n"], State]:
+    def network(gradient: Float[Array, "*shape"], state: State) -> tuple[Float[Array, "*shape"], State]:
         x = log_and_sign(gradient, config.p) if config.preprocessing == "log" else gradient[None]
         new = []
         for layer, layer_state in enumerate(state):
@@ -73,23 +75,31 @@ def lstm(config: LSTMConfig) -> LearnedOptimizer:
         return config.output_scale * dense("output", x, 1)[0], tuple(new)
 
     transformed = hk.without_apply_rng(hk.transform(network))
+    apply = jax.jit(transformed.apply)  # leaves of one shape are traced once
 
-    def zeros(vector: Float[Array, "n"]) -> State:
-        dtype = jnp.bfloat16 if config.state_dtype == "bfloat16" else vector.dtype
-        shape = (config.hidden, vector.size)
-        return tuple((jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.layers))
+    def start(params: Any) -> Any:
+        dtype = jnp.bfloat16 if config.state_dtype == "bfloat16" else None
+
+        def zeros() -> Any:
+            return jax.tree.map(lambda leaf: nothing(leaf, config.hidden, dtype=dtype), params)
+
+        return tuple((zeros(), zeros()) for _ in range(config.layers))
 
     def init(key) -> Theta:
-        return transformed.init(key, jnp.zeros(1), zeros(jnp.zeros(1)))
+        return transformed.init(key, jnp.zeros(1), start(jnp.zeros(1)))
 
     def native(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
         del horizon  # the 2016 optimizer does not know how long it will run
 
+        def one(gradient, *parts):
+            output, new = apply(theta, gradient, tuple(zip(parts[::2], parts[1::2], strict=True)))
+            return output, *(part for pair in new for part in pair)
+
         def update(updates, state, params=None, **extra):
             del params, extra
-            output, state = transformed.apply(theta, merge(updates), state)
-            return split(output, updates), state
+            output, *parts = leafwise(one, updates, *(part for pair in state for part in pair))
+            return output, tuple(zip(parts[::2], parts[1::2], strict=True))
 
-        return optax.GradientTransformationExtraArgs(lambda params: zeros(merge(params)), update)
+        return optax.GradientTransformationExtraArgs(start, update)
 
     return gradient_based(init, native)

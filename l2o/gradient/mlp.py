@@ -13,7 +13,6 @@ Both networks answer zero before meta-training. The rule is then the orthogonali
 measuring all parameters in another unit.
 """
 
-import itertools
 from typing import Any, Literal, NamedTuple
 
 import haiku as hk
@@ -25,11 +24,12 @@ from jaxtyping import Array, Float, Int
 from pydantic import Field
 
 from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
-from l2o.gradient.coordinates import coordinates, merge, split
+from l2o.gradient.coordinates import has_coordinates, is_complex, nothing, real, restored
 from l2o.layers import dense
 from l2o.lift.optax import gradient_based
 from l2o.newton_schulz import TINY, orthogonalised
 from l2o.registry import register
+from l2o.tensors import two_axes
 
 MOMENTA: Any = np.array([0.8, 0.95, 0.99], np.float32)
 SQUARES: Any = np.array([0.95, 0.999], np.float32)
@@ -60,124 +60,112 @@ class MLPConfig(OptimizerConfig):
 
 
 class MLPState(NamedTuple):
-    """n counts the coordinates of all tensors together, L the tensors, r and c the rows and columns of all matrices.
+    """20 bytes for a parameter, and 4 for each row and column of a matrix. Each tree mirrors the parameters.
 
-    The structure is the same for any parameters, and no leaf mirrors them.
+    Complex leaves have an axis of two in front of their shape. Integers have a zero in all trees.
 
     Attributes:
-      m: momenta at three decays, [3, n].
-      v: second moments at two decays, [2, n].
-      rows: means of squared gradients over the rows of the matrices, [r].
-      columns: over their columns, [c].
-      scale: root mean square of each tensor at the start, [L].
+      m: momenta at three decays, leaves [3, *shape].
+      v: second moments at two decays, leaves [2, *shape].
+      rows: means of squared gradients over the last axis of a matrix, [*shape[:-1]]; of other leaves a zero, [].
+      columns: over its other axes, [shape[-1]]; of other leaves a zero, [].
+      scale: root mean square of each leaf at the start, a scalar for each.
       losses: moving averages of the loss at three decays, [3].
       first: the first loss.
       age: updates made.
     """
 
-    m: Float[Array, "3 n"]
-    v: Float[Array, "2 n"]
-    rows: Float[Array, "r"]
-    columns: Float[Array, "c"]
-    scale: Float[Array, "L"]
+    m: Any
+    v: Any
+    rows: Any
+    columns: Any
+    scale: Any
     losses: Float[Array, "3"]
     first: Float[Array, ""]
     age: Int[Array, ""]
 
 
-class Layout:
-    """Where the tensors of a pytree lie in the merged vector, and their shapes as matrices."""
+class Stack(NamedTuple):
+    """k tensors of one shape: gradients, parameters, and what the state has of them.
 
-    def __init__(self, tree: Any) -> None:
-        leaves = [leaf for leaf in jax.tree.leaves(tree) if coordinates(leaf)]
-        self.sizes = [coordinates(leaf) for leaf in leaves]
-        self.bounds = list(itertools.pairwise(np.cumsum([0, *self.sizes]).tolist()))
-        self.shapes = [_matrix(leaf) for leaf in leaves]
+    The axis over the tensors comes before their shape: `g` is [k, *shape], `m` is [3, k, *shape] and `scale` is [k].
+    """
 
-    def pieces(self, x: Float[Array, "*k n"]) -> list[Float[Array, "*k size"]]:
-        """The part of each tensor."""
-        return [x[..., start:stop] for start, stop in self.bounds]
-
-    def factors(
-        self, rows: Float[Array, "r"], columns: Float[Array, "c"]
-    ) -> list[tuple[Float[Array, "a"], Float[Array, "b"]]]:
-        """The rows and the columns of each tensor, none where it is not a matrix."""
-        ends = np.cumsum([(0, 0), *((s or (0, 0)) for s in self.shapes)], axis=0).tolist()
-        return [(rows[a:c], columns[b:d]) for (a, b), (c, d) in itertools.pairwise(ends)]
-
-    def spread(self, x: Float[Array, "*k L"]) -> Float[Array, "*k n"]:
-        """A number per tensor, repeated for each of its coordinates."""
-        parts = [jnp.broadcast_to(x[..., i : i + 1], (*x.shape[:-1], size)) for i, size in enumerate(self.sizes)]
-        return jnp.concatenate(parts, axis=-1)
-
-    def mean(self, x: Float[Array, "*k n"]) -> Float[Array, "*k L"]:
-        """The mean over each tensor."""
-        return jnp.stack([part.mean(-1) for part in self.pieces(x)], axis=-1)
-
-    def rms(self, x: Float[Array, "*k n"]) -> Float[Array, "*k L"]:
-        """The root mean square of each tensor."""
-        square = self.mean(x**2)
-        # the derivative of a root at zero is infinite, and a tensor without any gradient is common
-        return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
-
-    def normalised(self, x: Float[Array, "*k n"]) -> Float[Array, "*k n"]:
-        """The vector with root mean square 1 in each tensor, zero where the tensor is."""
-        return x / (self.spread(self.rms(x)) + TINY)
+    g: Any
+    x: Any
+    m: Any
+    v: Any
+    rows: Any
+    columns: Any
+    scale: Any
 
 
-def _matrix(leaf: Any) -> tuple[int, int] | None:
-    """Fan-in and fan-out of a tensor with more than one axis: the last axis is the output."""
-    shape = jnp.shape(leaf)
-    if len(shape) < 2 or jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
-        return None
-    rows, columns = int(np.prod(shape[:-1])), shape[-1]
-    return (rows, columns) if min(rows, columns) > 1 else None
+FRONT = Stack(0, 0, 1, 1, 0, 0, 0)  # where the axis over the tensors is
+
+
+def is_matrix(leaf: Any) -> bool:
+    """Whether a leaf is real and, with the last of two axes or more as the output, no side of it is of length 1."""
+    return jnp.ndim(leaf) > 1 and not is_complex(leaf) and min(two_axes(leaf)) > 1
 
 
 def mlp(config: MLPConfig) -> LearnedOptimizer:
-    """Build the rule. Works on any pytree; tensors of more than two axes count as matrices with the last as output."""
+    """Build the rule. Works on any pytree; tensors of more than two axes count as matrices with the last as output.
 
-    def steering(features: Float[Array, "f L"]) -> Float[Array, "o L"]:
+    Tensors of one shape are computed as one stack. Parameters may be sharded, and the state is sharded as they are.
+    """
+
+    def steering(features: Float[Array, "f k"]) -> Float[Array, "o k"]:
         """Correction of the log step, gates, context."""
         x = jnp.tanh(dense("tensor_0", features, config.tensor_hidden))
         return dense("tensor_1", x, 1 + DIRECTIONS + config.context, zero=True)
 
-    def extra(inputs: Float[Array, "f n"]) -> Float[Array, "n"]:
+    def extra(inputs: Float[Array, "f k *shape"]) -> Float[Array, "k *shape"]:
         x = jax.nn.relu(dense("coordinate_0", inputs, config.hidden))
         x = jax.nn.relu(dense("coordinate_1", x, config.hidden))
         direction, size = dense("coordinate_2", x, 2, zero=True)
         return direction * jnp.exp(jnp.clip(size, -3, 3))
 
     def step(
-        layout: Layout, directions: Float[Array, "d n"], features: Float[Array, "f L"]
-    ) -> tuple[Float[Array, "n"], Float[Array, "L"]]:
+        directions: Float[Array, "d k *shape"], features: Float[Array, "f k"]
+    ) -> tuple[Float[Array, "k *shape"], Float[Array, "k"]]:
         log_rate = hk.get_parameter("log_rate", [], init=hk.initializers.Constant(np.log(config.learning_rate)))
         out = steering(features)
         prior = np.zeros((DIRECTIONS, 1), np.float32)
         prior[-1] = 1
-        context = layout.spread(out[1 + DIRECTIONS :])
-        u = jnp.sum(layout.spread(out[1 : 1 + DIRECTIONS] + prior) * directions, axis=0)
+        gates, context = (_over(x, directions) for x in (out[1 : 1 + DIRECTIONS] + prior, out[1 + DIRECTIONS :]))
+        context = context + jnp.zeros_like(directions[:1])  # which lies on devices as the directions do
+        u = jnp.sum(gates * directions, axis=0)
         u = u + extra(jnp.concatenate([jnp.clip(directions, -5, 5), context]))
-        return layout.normalised(u), jnp.exp(log_rate + jnp.clip(out[0], -6, 3))
+        return _normalised(u[None])[0], jnp.exp(log_rate + jnp.clip(out[0], -6, 3))
 
     transformed = hk.without_apply_rng(hk.transform(step))
 
     def init(key) -> Theta:
-        layout = Layout(jnp.zeros(1))
-        state = start(jnp.zeros(1))
-        features = _features(layout, state, jnp.zeros(1), jnp.zeros(1), jnp.zeros((DIRECTIONS, 1)), None)
-        return transformed.init(key, layout, jnp.zeros((DIRECTIONS, 1)), features)
+        x = jnp.zeros(1)
+        state, directions = start(x), jnp.zeros((DIRECTIONS, 1, 1))
+        features = _features(_stacked([Stack(x, x, *state[:5])]), state, directions, jnp.ones(()), None)
+        return transformed.init(key, directions, features)
 
     def start(params: Any) -> MLPState:
-        layout, x = Layout(params), merge(params)
-        rms = layout.rms(x) if layout.sizes else jnp.zeros(0, x.dtype)
-        whole = jnp.sqrt(jnp.mean(x**2)) if x.size else jnp.zeros((), x.dtype)
-        # a bias starts at zero: it is measured by the rest of the model
-        scale = jnp.where(rms > 0, rms, jnp.where(whole > 0, whole, 1.0))
-        rows, columns = (jnp.zeros(sum(s[axis] for s in layout.shapes if s), x.dtype) for axis in (0, 1))
+        leaves = [real(leaf) for leaf in jax.tree.leaves(params) if has_coordinates(leaf)]
+        square = sum(jnp.sum(x**2) for x in leaves) / max(sum(x.size for x in leaves), 1)
+        whole = jnp.where(square > 0, jnp.sqrt(square), 1.0)
+
+        def scale(leaf: Any) -> Array:
+            x = real(leaf)
+            rms = jnp.sqrt(jnp.mean(x**2)) if x.size else jnp.zeros((), x.dtype)
+            # a bias starts at zero: it is measured by the rest of the model
+            return jnp.where(rms > 0, rms, whole).astype(x.dtype)
+
+        def mean(leaf: Any, axes: Any) -> Array:
+            return jnp.sum(nothing(leaf), axes) if is_matrix(leaf) else jnp.zeros((), real(leaf).dtype)
+
         return MLPState(
-            jnp.zeros((len(MOMENTA), x.size), x.dtype), jnp.zeros((len(SQUARES), x.size), x.dtype), rows, columns,
-            scale, jnp.zeros(len(LOSSES)), jnp.zeros(()), jnp.zeros((), jnp.int32),
+            jax.tree.map(lambda leaf: nothing(leaf, len(MOMENTA)), params),
+            jax.tree.map(lambda leaf: nothing(leaf, len(SQUARES)), params),
+            jax.tree.map(lambda leaf: mean(leaf, -1), params),
+            jax.tree.map(lambda leaf: mean(leaf, tuple(range(jnp.ndim(leaf) - 1))), params),
+            jax.tree.map(scale, params), jnp.zeros(len(LOSSES)), jnp.zeros(()), jnp.zeros((), jnp.int32),
         )  # fmt: skip
 
     def native(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
@@ -185,20 +173,70 @@ def mlp(config: MLPConfig) -> LearnedOptimizer:
             del rest
             if params is None:
                 raise ValueError("mlp needs the parameters: tx.update(updates, state, params)")
-            layout, g, x = Layout(params), merge(updates), merge(params)
-            if not layout.sizes:
-                return split(g, updates), state._replace(age=state.age + 1)
-            state = _observe(layout, state, g, value)
-            directions = _directions(layout, state, g, x)
-            features = _features(layout, state, g, x, directions, horizon)
-            u, rate = transformed.apply(theta, layout, directions, features)
+            leaves, tree = jax.tree.flatten(updates)
+            parts = [map(real, leaves), map(real, tree.flatten_up_to(params)), *map(tree.flatten_up_to, state[:5])]
+            found = [Stack._make(tensor) for tensor in zip(*parts, strict=True)]
+            groups = _groups(leaves, found)
+            state = _told(state, value) if groups else state._replace(age=state.age + 1)
+            scales = [found[i].scale for group in groups for i in group]
+            typical = jnp.sqrt(sum(scale**2 for scale in scales) / max(len(scales), 1))
             _, progress = _clock(state, horizon)
-            rate = rate * (0.5 + 0.5 * jnp.cos(jnp.pi * progress) if horizon is not None else 1.0)
-            return split(-layout.spread(rate * state.scale) * u, updates), state
+            factor = 0.5 + 0.5 * jnp.cos(jnp.pi * progress) if horizon is not None else 1.0
+            for group in groups:
+                stack = _observed(_stacked([found[i] for i in group]))
+                directions = _directions(stack, state.age)
+                features = _features(stack, state, directions, typical, horizon)
+                u, rate = transformed.apply(theta, directions, features)
+                stack = stack._replace(g=-_over(factor * rate * stack.scale, u) * u)
+                for i, tensor in zip(group, _unstacked(stack), strict=True):
+                    found[i] = tensor
+            moves = [restored(tensor.g, leaf) for tensor, leaf in zip(found, leaves, strict=True)]
+            m, v, rows, columns = (tree.unflatten([tensor[j] for tensor in found]) for j in range(2, 6))
+            return tree.unflatten(moves), state._replace(m=m, v=v, rows=rows, columns=columns)
 
         return optax.GradientTransformationExtraArgs(start, update)
 
     return gradient_based(init, native)
+
+
+def _groups(leaves: list[Any], tensors: list[Stack]) -> list[list[int]]:
+    """Numbers of the tensors that have coordinates; those of one shape, dtype and sharding are one program."""
+    groups: dict[Any, list[int]] = {}
+    for i, (leaf, tensor) in enumerate(zip(leaves, tensors, strict=True)):
+        if has_coordinates(leaf):
+            groups.setdefault((is_matrix(leaf), jax.typeof(tensor.g), jax.typeof(tensor.x)), []).append(i)
+    return list(groups.values())
+
+
+def _stacked(tensors: list[Stack]) -> Stack:
+    return Stack(*(jnp.stack(parts, axis) for axis, *parts in zip(FRONT, *tensors, strict=True)))
+
+
+def _unstacked(stack: Stack) -> list[Stack]:
+    parts = zip(FRONT, stack, strict=True)
+    return [Stack._make(tensor) for tensor in zip(*(jnp.unstack(part, axis=axis) for axis, part in parts), strict=True)]
+
+
+def _over(numbers: Any, x: Float[Array, "..."]) -> Any:
+    """Numbers for the first axes of an array, as an array that is multiplied with it."""
+    return numbers.reshape(*numbers.shape, *[1] * (x.ndim - numbers.ndim))
+
+
+def _mean(x: Float[Array, "d k *shape"]) -> Float[Array, "d k"]:
+    """The mean over each tensor."""
+    return jnp.mean(x, tuple(range(2, x.ndim)))
+
+
+def _rms(x: Float[Array, "d k *shape"]) -> Float[Array, "d k"]:
+    """The root mean square of each tensor."""
+    square = _mean(x**2)
+    # the derivative of a root at zero is infinite, and a tensor without any gradient is common
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+
+
+def _normalised(x: Float[Array, "d k *shape"]) -> Float[Array, "d k *shape"]:
+    """The tensors with root mean square 1, zero where they are."""
+    return x / _over(_rms(x) + TINY, x)
 
 
 def _corrected(average: Float[Array, "k *n"], decay: np.ndarray, count: Int[Array, ""]) -> Float[Array, "k *n"]:
@@ -207,46 +245,45 @@ def _corrected(average: Float[Array, "k *n"], decay: np.ndarray, count: Int[Arra
     return average / weight.reshape(-1, *[1] * (average.ndim - 1))
 
 
-def _observe(layout: Layout, state: MLPState, g: Float[Array, "n"], value: Any) -> MLPState:
-    """The state after a gradient and, where it is known, a loss."""
-    m = MOMENTA[:, None] * state.m + (1 - MOMENTA[:, None]) * g[None]
-    v = SQUARES[:, None] * state.v + (1 - SQUARES[:, None]) * g[None] ** 2
-    decay, rows, columns = float(SQUARES[-1]), [state.rows[:0]], [state.columns[:0]]
-    parts = zip(layout.pieces(g), layout.shapes, layout.factors(state.rows, state.columns), strict=True)
-    for piece, shape, (row, column) in parts:
-        if shape:
-            square = piece.reshape(shape) ** 2
-            rows.append(decay * row + (1 - decay) * square.mean(1))
-            columns.append(decay * column + (1 - decay) * square.mean(0))
+def _told(state: MLPState, value: Any) -> MLPState:
+    """The state an update later and, where it is known, after a loss."""
     loss = (
         jnp.zeros(()) if value is None else jnp.nan_to_num(jnp.asarray(value, jnp.float32), posinf=1e30, neginf=-1e30)
     )
     losses = LOSSES * state.losses + (1 - LOSSES) * loss
     first = jnp.where(state.age == 0, loss, state.first)
-    return MLPState(m, v, jnp.concatenate(rows), jnp.concatenate(columns), state.scale, losses, first, state.age + 1)
+    return state._replace(losses=losses, first=first, age=state.age + 1)
 
 
-def _directions(
-    layout: Layout, state: MLPState, g: Float[Array, "n"], x: Float[Array, "n"]
-) -> Float[Array, "directions n"]:
+def _observed(stack: Stack) -> Stack:
+    """The stack after its gradients."""
+
+    def after(average: Array, decay: Any, seen: Array) -> Array:
+        return decay * average + (1 - decay) * seen
+
+    square, slow = stack.g**2, float(SQUARES[-1])
+    m, v = after(stack.m, _over(MOMENTA, stack.m), stack.g[None]), after(stack.v, _over(SQUARES, stack.v), square[None])
+    rows, columns = stack.rows, stack.columns
+    if rows.ndim > 1:
+        rows, columns = (
+            after(rows, slow, square.mean(-1)),
+            after(columns, slow, square.mean(tuple(range(1, square.ndim - 1)))),
+        )
+    return stack._replace(m=m, v=v, rows=rows, columns=columns)
+
+
+def _directions(stack: Stack, age: Int[Array, ""]) -> Float[Array, "directions k *shape"]:
     """The classical directions, each of root mean square 1 in each tensor; the last is the prior."""
-    m, v = _corrected(state.m, MOMENTA, state.age), _corrected(state.v, SQUARES, state.age)
-    slow = jnp.sqrt(v[1]) + TINY
-    adam = m / slow[None]
-    nesterov = MOMENTA[1] * m[1] + (1 - MOMENTA[1]) * g
-    factored, prior = [], []
-    moments = layout.factors(state.rows, state.columns)
-    parts = zip(layout.shapes, moments, *map(layout.pieces, (m[1], nesterov, adam[1])), strict=True)
-    for shape, (rows, columns), momentum, ahead, direction in parts:
-        if shape:
-            root = jnp.sqrt(rows / (rows.mean() + TINY**2))[:, None] * jnp.sqrt(columns)[None] + TINY
-            factored.append((momentum.reshape(shape) / root).ravel())
-            prior.append(orthogonalised(ahead.reshape(shape)).ravel())
-        else:
-            factored.append(direction)
-            prior.append(direction)
-    several = [*adam, m[1] / (jnp.sqrt(v[0]) + TINY), jnp.concatenate(factored), m[1], g, x, jnp.concatenate(prior)]
-    return layout.normalised(jnp.stack(several))
+    m, v = _corrected(stack.m, MOMENTA, age), _corrected(stack.v, SQUARES, age)
+    adam = m / (jnp.sqrt(v[1:]) + TINY)
+    factored = prior = adam[1]
+    if stack.rows.ndim > 1:
+        rows, columns = stack.rows[..., None], stack.columns
+        share = jnp.sqrt(rows / (rows.mean(tuple(range(1, rows.ndim)), keepdims=True) + TINY**2))
+        factored = m[1] / (share * jnp.sqrt(columns.reshape(len(columns), *[1] * (rows.ndim - 2), -1)) + TINY)
+        prior = jax.vmap(orthogonalised)(MOMENTA[1] * m[1] + (1 - MOMENTA[1]) * stack.g)
+    several = [*adam, m[1] / (jnp.sqrt(v[0]) + TINY), factored, m[1], stack.g, stack.x, prior]
+    return _normalised(jnp.stack(several))
 
 
 def _clock(state: MLPState, horizon: Any) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -258,9 +295,9 @@ def _clock(state: MLPState, horizon: Any) -> tuple[Float[Array, ""], Float[Array
 
 
 def _features(
-    layout: Layout, state: MLPState, g: Float[Array, "n"], x: Float[Array, "n"], directions: Any, horizon: Any
-) -> Float[Array, "f L"]:
-    """What the network per tensor reads; every number lies within about [-3, 3]."""
+    stack: Stack, state: MLPState, directions: Float[Array, "d k *shape"], typical: Any, horizon: Any
+) -> Float[Array, "f k"]:
+    """What the network per tensor reads, numbers within about [-3, 3]. The typical scale is of all tensors."""
     count = jnp.maximum(state.age, 1)
     losses = _corrected(state.losses, LOSSES, count)
     fast, slow = jnp.append(losses[:2], losses[0]), jnp.append(losses[1:], state.first)
@@ -273,23 +310,25 @@ def _features(
             jnp.tanh(10 * progress), jnp.tanh(10 * (1 - progress)), jnp.tanh(t / 10), jnp.tanh(t / 100),
         ]
     )  # fmt: skip
-    shared = jnp.broadcast_to(jnp.append(trend, time)[:, None], (len(trend) + len(time), len(layout.sizes)))
+    k = len(stack.scale)
+    shared = jnp.broadcast_to(jnp.append(trend, time)[:, None], (len(trend) + len(time), k))
 
     def log(ratio):
         return jnp.clip(jnp.log(ratio + TINY), -6, 6) / 2
 
-    usual = layout.rms(_corrected(state.v[1:], SQUARES[1:], count) ** 0.5)[0]
-    agreement = layout.mean(directions[-3:-2] * directions[jnp.array([0, 2, 5, 8])])
+    usual = _rms(_corrected(stack.v[1:], SQUARES[1:], count) ** 0.5)[0]
+    x, g, m = (_rms(part[None])[0] for part in (stack.x, stack.g, stack.m[1]))
+    gradient = directions[-3]
+    agreement = jnp.concatenate([_mean((gradient * directions[i])[None]) for i in (0, 2, 5, 8)])
     own = jnp.stack(
         [
-            log(layout.rms(x) / state.scale),
-            log((layout.rms(g) + TINY) / (usual + TINY)),
-            log((layout.rms(state.m[1]) + TINY) / (usual + TINY)),
-            log(state.scale / jnp.sqrt(jnp.mean(state.scale**2))),
+            log(x / stack.scale),
+            log((g + TINY) / (usual + TINY)),
+            log((m + TINY) / (usual + TINY)),
+            log(stack.scale / typical),
         ]
     )
-    shape = [
-        (np.log(s[0]) / 5, np.log(s[1]) / 5, 1.0) if s else (0.0, np.log(n) / 5, 0.0)
-        for s, n in zip(layout.shapes, layout.sizes, strict=True)
-    ]
-    return jnp.concatenate([shared, agreement, own, jnp.asarray(np.array(shape, np.float32).T)])
+    matrix = stack.rows.ndim > 1
+    rows, columns = two_axes(stack.g[0]) if matrix else (1, stack.g[0].size)
+    shape = np.array([np.log(rows) / 5, np.log(columns) / 5, float(matrix)], np.float32)
+    return jnp.concatenate([shared, agreement, own, jnp.broadcast_to(shape[:, None], (len(shape), k))])

@@ -9,6 +9,7 @@ input keeps its scale whatever the scale of the loss; and its output passes a ta
     x_{t+1} = x_t + output_scale tanh(w . z_{t+1})
 """
 
+import functools
 from typing import Any, Literal, NamedTuple
 
 import haiku as hk
@@ -19,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from pydantic import Field
 
 from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
-from l2o.gradient.coordinates import merge, split
+from l2o.gradient.coordinates import leafwise, nothing
 from l2o.layers import cell, dense
 from l2o.lift.optax import gradient_based
 from l2o.registry import register
@@ -50,18 +51,25 @@ class RNNpropConfig(OptimizerConfig):
 
 
 class RNNpropState(NamedTuple):
-    """Moments [n] of the gradient over all n coordinates, (h, c) [hidden, n] of each layer, and the updates made."""
+    """Every tree mirrors the parameters; complex leaves have an axis of two in front of their shape, integers a zero.
 
-    m: Float[Array, "n"]
-    v: Float[Array, "n"]
-    layers: tuple[tuple[Float[Array, "hidden n"], Float[Array, "hidden n"]], ...]
+    Attributes:
+      m: first moment of the gradient, leaves [*shape].
+      v: second moment, leaves [*shape].
+      layers: (h, c) of each layer, leaves [hidden, *shape].
+      age: updates made.
+    """
+
+    m: Any
+    v: Any
+    layers: tuple[tuple[Any, Any], ...]
     age: Int[Array, ""]
 
 
 def rnnprop(config: RNNpropConfig) -> LearnedOptimizer:
-    """Build RNNprop. Works on any pytree, scalars and empty leaves included."""
+    """Build RNNprop. Works on any pytree, also if it is sharded, scalars and empty leaves included."""
 
-    def network(inputs: Float[Array, "2 n"], layers: Any) -> tuple[Float[Array, "n"], Any]:
+    def network(inputs: Float[Array, "2 *shape"], layers: Any) -> tuple[Float[Array, "*shape"], Any]:
         x, new = jax.nn.elu(dense("input", inputs, config.hidden)), []
         for number, state in enumerate(layers):
             x, state = cell(x, state, f"lstm_{number}")
@@ -70,30 +78,35 @@ def rnnprop(config: RNNpropConfig) -> LearnedOptimizer:
 
     transformed = hk.without_apply_rng(hk.transform(network))
 
-    def zeros(vector: Float[Array, "n"]) -> RNNpropState:
-        def nothing(*rows: int) -> Array:
-            return jnp.zeros((*rows, vector.size), vector.dtype)
+    def start(params: Any) -> RNNpropState:
+        def zeros(*front: int) -> Any:
+            return jax.tree.map(lambda leaf: nothing(leaf, *front), params)
 
-        layers = tuple((nothing(config.hidden), nothing(config.hidden)) for _ in range(config.layers))
-        return RNNpropState(nothing(), nothing(), layers, jnp.zeros((), jnp.int32))
+        layers = tuple((zeros(config.hidden), zeros(config.hidden)) for _ in range(config.layers))
+        return RNNpropState(zeros(), zeros(), layers, jnp.zeros((), jnp.int32))
 
     def init(key) -> Theta:
-        return transformed.init(key, jnp.zeros((2, 1)), zeros(jnp.zeros(1)).layers)
+        return transformed.init(key, jnp.zeros((2, 1)), start(jnp.zeros(1)).layers)
+
+    @jax.jit  # leaves of one shape are traced once
+    def step(theta: Theta, age: Int[Array, ""], g: Float[Array, "*shape"], m: Any, v: Any, *parts: Any) -> Any:
+        m, v = config.decay * m + (1 - config.decay) * g, config.decay * v + (1 - config.decay) * g**2
+        correction = 1 - config.decay ** age.astype(g.dtype)
+        root = jnp.sqrt(v / correction) + EPSILON
+        inputs = jnp.stack([g / root, m / correction / root])
+        output, layers = transformed.apply(theta, inputs, tuple(zip(parts[::2], parts[1::2], strict=True)))
+        return output, m, v, *(part for pair in layers for part in pair)
 
     def native(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
         del horizon
 
         def update(updates, state, params=None, **extra):
             del params, extra
-            g = merge(updates)
-            m = config.decay * state.m + (1 - config.decay) * g
-            v = config.decay * state.v + (1 - config.decay) * g**2
-            age = state.age + 1
-            correction = 1 - config.decay ** age.astype(g.dtype)
-            root = jnp.sqrt(v / correction) + EPSILON
-            output, layers = transformed.apply(theta, jnp.stack([g / root, m / correction / root]), state.layers)
-            return split(output, updates), RNNpropState(m, v, layers, age)
+            age, parts = state.age + 1, (part for pair in state.layers for part in pair)
+            one = functools.partial(step, theta, age)
+            output, m, v, *parts = leafwise(one, updates, state.m, state.v, *parts)
+            return output, RNNpropState(m, v, tuple(zip(parts[::2], parts[1::2], strict=True)), age)
 
-        return optax.GradientTransformationExtraArgs(lambda params: zeros(merge(params)), update)
+        return optax.GradientTransformationExtraArgs(start, update)
 
     return gradient_based(init, native)

@@ -1,11 +1,11 @@
-"""Pytrees as one vector of real coordinates, and back."""
+"""The coordinates of a leaf, and back; functions over the leaves of a tree."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from l2o.gradient.coordinates import merge, split
+from l2o.gradient.coordinates import has_coordinates, leafwise, nothing, real, restored
 
 TREE = {
     "matrix": jnp.arange(6.0).reshape(2, 3),
@@ -21,65 +21,66 @@ TREE = {
 }
 
 
-def real(leaf):
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+def test_coordinates_are_real_and_have_the_shape_of_their_leaf():
+    found = jax.tree.map(real, TREE)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(found))
+    for name in ("matrix", "scalar", "empty", "half", "brain"):
+        np.testing.assert_array_equal(found[name], TREE[name].astype(jnp.float32))
+    np.testing.assert_array_equal(found["wave"], [[1, 3], [2, -4]])
+    assert found["count"].size == found["flag"].size == 0
+    assert [name for name in TREE if not all(map(has_coordinates, jax.tree.leaves(TREE[name])))] == [
+        "empty", "count", "flag",
+    ]  # fmt: skip
 
 
-def test_merge_counts_real_coordinates_alone():
-    vector = merge(TREE)
-    assert vector.dtype == jnp.float32
-    #                      brain half matrix nested scalar wave
-    assert vector.shape == (1 + 2 + 6 + 1 + 1 + 4,)
-    expected = [0.25, 1.5, -2.0, *range(6), 9.0, -7.5, 1, 3, 2, -4]
-    np.testing.assert_array_equal(vector, expected)
+def test_back_come_value_shape_and_dtype():
+    for leaf in jax.tree.leaves(TREE):
+        back = restored(real(leaf), leaf)
+        assert back.shape == leaf.shape and back.dtype == leaf.dtype
+        inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        np.testing.assert_array_equal(back, leaf if inexact else np.zeros(leaf.shape))
 
 
-def test_split_inverts_merge_in_value_shape_and_dtype():
-    back = split(merge(TREE), TREE)
-    assert jax.tree.structure(back) == jax.tree.structure(TREE)
-    for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(TREE), strict=True):
-        assert a.shape == b.shape
-        if real(b):
-            assert a.dtype == b.dtype
-            np.testing.assert_array_equal(a, b)
-        else:
-            np.testing.assert_array_equal(a, np.zeros(b.shape))
-
-
-@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint8, jnp.bool_])
-def test_leaves_without_coordinates_keep_their_dtype(dtype):
-    tree = {"a": jnp.ones(3, dtype), "b": jnp.ones(2)}
-    assert split(merge(tree), tree)["a"].dtype == dtype
+@pytest.mark.parametrize("leaf", [np.float32(2), np.ones(3), np.ones(2, np.complex64), 1.5, 3], ids=repr)
+def test_numbers_of_numpy_and_python_are_leaves(leaf):
+    np.testing.assert_array_equal(restored(real(leaf), leaf), 0 if isinstance(leaf, int) else leaf)
 
 
 def test_gradients_of_integers_as_jax_returns_them():
     """`jax.grad(allow_int=True)` gives leaves of dtype float0, which no operation accepts."""
     tree = {"a": jnp.array([1, 2]), "b": jnp.ones(2)}
     gradient = jax.grad(lambda t: jnp.sum(t["b"] ** 2) + 0.0 * t["a"].sum(), allow_int=True)(tree)
-    np.testing.assert_array_equal(merge(gradient), [2.0, 2.0])
-    update = split(merge(gradient), gradient)
+    update, parts = leafwise(lambda x, part: (3 * x, part + 1), gradient, {"a": jnp.zeros(()), "b": jnp.zeros(2)})
     assert np.shape(update["a"]) == (2,) and not np.any(np.asarray(update["a"], bool))
+    np.testing.assert_array_equal(update["b"], [6.0, 6.0])
+    np.testing.assert_array_equal(parts["a"], 0)
+    np.testing.assert_array_equal(parts["b"], [1, 1])
 
 
 @pytest.mark.parametrize("tree", [{}, None, jnp.zeros(0), {"a": jnp.array([1, 2])}])
-def test_trees_without_coordinates(tree):
-    vector = merge(tree)
-    assert vector.shape == (0,) and vector.dtype == jnp.float32
-    assert jax.tree.structure(split(vector, tree)) == jax.tree.structure(tree)
+def test_trees_without_coordinates_are_left_alone(tree):
+    def fails(x):
+        raise AssertionError
+
+    (update,) = leafwise(fails, tree)
+    assert jax.tree.structure(update) == jax.tree.structure(tree)
+    assert all(np.all(np.asarray(leaf) == 0) for leaf in jax.tree.leaves(update))
 
 
 def test_double_precision_is_kept():
     with jax.enable_x64(True):
-        tree = {"a": jnp.array([1 / 3], jnp.float64), "b": jnp.array([1j / 7], jnp.complex128), "c": jnp.ones(1)}
-        vector = merge({**tree, "c": jnp.ones(1, jnp.float32)})
-        assert vector.dtype == jnp.float64
-        back = split(vector, tree)
-        for name in ("a", "b"):
-            assert back[name].dtype == tree[name].dtype
-            np.testing.assert_array_equal(back[name], tree[name])
+        for leaf in (jnp.array([1 / 3], jnp.float64), jnp.array([1j / 7], jnp.complex128)):
+            assert real(leaf).dtype == nothing(leaf, 2).dtype == jnp.float64
+            back = restored(real(leaf), leaf)
+            assert back.dtype == leaf.dtype
+            np.testing.assert_array_equal(back, leaf)
+        assert real(jnp.ones(1, jnp.float32)).dtype == jnp.float32
 
 
-def test_a_single_array_is_a_tree():
-    x = jnp.arange(4.0).reshape(2, 2)
-    np.testing.assert_array_equal(merge(x), np.arange(4.0))
-    np.testing.assert_array_equal(split(merge(x), x), x)
+def test_zeros_for_a_leaf_have_the_axes_in_front():
+    shapes = {name: nothing(TREE[name], 5, 3).shape for name in ("matrix", "scalar", "wave", "count")}
+    assert shapes == {"matrix": (5, 3, 2, 3), "scalar": (5, 3), "wave": (5, 3, 2, 2), "count": ()}
+    assert (
+        nothing(TREE["brain"]).dtype == jnp.float32
+        and nothing(TREE["matrix"], dtype=jnp.bfloat16).dtype == jnp.bfloat16
+    )

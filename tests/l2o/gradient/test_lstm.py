@@ -238,10 +238,11 @@ def test_the_horizon_is_ignored():
         np.testing.assert_array_equal(run(sequence, jax.jit(other.update))[0][1], expected[1])
 
 
-def test_the_state_is_h_and_c_of_every_layer_over_all_coordinates():
+def test_the_state_is_h_and_c_of_every_layer_in_the_shape_of_each_leaf():
     state = TX.init(LEAVES)
-    coordinates = 1 + 2 + 3 + 2 * 2 + 4
-    assert jax.tree.map(jnp.shape, state) == (((5, coordinates), (5, coordinates)),) * 2
+    shapes = {name: (5, *leaf.shape) for name, leaf in LEAVES.items()}
+    shapes |= {"integer": (), "boolean": (), "complex64": (5, 2, 2)}
+    assert jax.tree.map(jnp.shape, state) == ((shapes, shapes),) * 2
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(state))
 
 
