@@ -21,6 +21,12 @@ def is_embedding(path: Any) -> bool:
     return any(_EMBEDDING & set(component.split("_")) for component in _components(path))
 
 
+def is_table(path: Any, leaf: Any) -> bool:
+    """Whether a leaf is a table of embeddings: of two axes or more, by its name, and no weight of a linear layer."""
+    own = _components(path)[-1:]
+    return jnp.ndim(leaf) > 1 and is_embedding(path) and own not in (["w"], ["kernel"])
+
+
 def is_output(path: Any) -> bool:
     """Whether the last two names on the way to a leaf tell of an output layer, see `l2o.hidden_matrices`."""
     components = _components(path)
@@ -63,9 +69,9 @@ def frobenius(leaf: jax.Array, axis: Any = None) -> jax.Array:
 
 
 def is_matrix(path: Any, leaf: Any) -> bool:
-    """Whether a leaf is turned: real, of two axes or more, not empty, and no embedding by its name."""
+    """Whether a leaf is turned: real, of two axes or more, not empty, and no table of embeddings."""
     real = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    return real and jnp.ndim(leaf) > 1 and jnp.size(leaf) > 0 and not is_embedding(path)
+    return real and jnp.ndim(leaf) > 1 and jnp.size(leaf) > 0 and not is_table(path, leaf)
 
 
 def alike(leaves: list[Any], chosen: list[bool]) -> list[list[int]]:

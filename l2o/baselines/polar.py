@@ -13,7 +13,7 @@ from l2o.lift.optax import from_optax
 from l2o.newton_schulz import TINY, orthogonalised
 from l2o.registry import register
 from l2o.schedules import planned
-from l2o.tensors import alike, frobenius, is_embedding, is_matrix, like, turned, two_axes, unit_of, wide, zeros
+from l2o.tensors import alike, frobenius, is_matrix, is_table, like, turned, two_axes, unit_of, wide, zeros
 
 DECAY = 0.95  # of momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
@@ -43,7 +43,7 @@ def polar(
     *,
     step: jax.typing.ArrayLike = 0.075,
     norm_step: jax.typing.ArrayLike = 0.035,
-    embedding_step: jax.typing.ArrayLike = 1.7,
+    embedding_step: jax.typing.ArrayLike = 0.6,
     vector_step: jax.typing.ArrayLike = 0.11,
     quiet: jax.typing.ArrayLike = 0.24,
 ) -> optax.GradientTransformationExtraArgs:
@@ -85,7 +85,8 @@ def polar(
         def scale(path, leaf):
             size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(wide(leaf))))) if jnp.size(leaf) else jnp.zeros(())
             inputs = two_axes(leaf)[0] if is_matrix(path, leaf) else 1
-            return jnp.where(size > 0, size, unit / np.sqrt(inputs))
+            # a table that starts small, as positions often do, is to become as large as what it is added to
+            return jnp.where((size > 0) & (not is_table(path, leaf)), size, unit / np.sqrt(inputs))
 
         def second(path, leaf):
             return zeros(leaf, () if is_matrix(path, leaf) else None, real=True)
@@ -112,7 +113,7 @@ def polar(
         found: list[Any] = [None] * len(leaves)
         for i, leaf in enumerate(leaves):
             if not chosen[i]:
-                share = embedding_step if is_embedding(paths[i][0]) else vector_step
+                share = embedding_step if is_table(*paths[i]) else vector_step
                 found[i] = _vector(leaf, count, step * factor * share)
         for places in alike([leaf.g for leaf in leaves], chosen):
             stack = jax.tree.map(lambda *a: jnp.stack(a), *(_wide(leaves[i]) for i in places))
@@ -189,7 +190,7 @@ class PolarConfig(BaselineConfig):
     kind: Literal["polar"] = "polar"
     step: float = Field(default=0.075, gt=0)
     norm_step: float = Field(default=0.035, ge=0)
-    embedding_step: float = Field(default=1.7, ge=0)
+    embedding_step: float = Field(default=0.6, ge=0)
     vector_step: float = Field(default=0.11, ge=0)
     quiet: float = Field(default=0.24, gt=0)
 

@@ -28,7 +28,7 @@ from l2o.lift.optax import gradient_based
 from l2o.newton_schulz import TINY, explicit, orthogonalised
 from l2o.registry import register
 from l2o.schedules import planned
-from l2o.tensors import is_embedding, is_matrix, is_output, like, squared, turned, two_axes, unit_of, wide, zeros
+from l2o.tensors import is_matrix, is_output, is_table, like, squared, turned, two_axes, unit_of, wide, zeros
 
 FAST, SLOW, SECOND = 0.95, 0.99, 0.95  # decays of both momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
@@ -57,7 +57,7 @@ class LearnedPolarConfig(OptimizerConfig):
     hidden: int = Field(default=16, ge=0, le=1024)
     step: float = Field(default=0.075, gt=0)
     norm_step: float = Field(default=0.035, ge=0)
-    embedding_step: float = Field(default=1.7, ge=0)
+    embedding_step: float = Field(default=0.6, ge=0)
     vector_step: float = Field(default=0.11, ge=0)
     quiet: float = Field(default=0.24, gt=0)
     least: float = Field(default=0.1, gt=0, le=1)
@@ -123,7 +123,9 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
 
         def scale(path, leaf):
             size = jnp.sqrt(jnp.mean(squared(wide(leaf)))) if jnp.size(leaf) else jnp.zeros(())
-            return jnp.where(size > 0, size, unit / np.sqrt(two_axes(leaf)[0] if is_matrix(path, leaf) else 1))
+            inputs = two_axes(leaf)[0] if is_matrix(path, leaf) else 1
+            # a table that starts small, as positions often do, is to become as large as what it is added to
+            return jnp.where((size > 0) & (not is_table(path, leaf)), size, unit / np.sqrt(inputs))
 
         def second(path, leaf):
             return zeros(leaf, () if is_matrix(path, leaf) else None, real=True)
@@ -176,7 +178,7 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
 def _role(path: Any, leaf: Any) -> str:
     if is_matrix(path, leaf):
         return "head" if is_output(path) else "matrix"
-    return "embedding" if is_embedding(path) else "vector"
+    return "embedding" if is_table(path, leaf) else "vector"
 
 
 def _one_hot(role: str) -> np.ndarray:

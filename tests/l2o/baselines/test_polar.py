@@ -26,10 +26,10 @@ def played(tx, params=START, grads=GRADS):
     return out
 
 
-def by_hand(start, grads, horizon, unit, matrix, factor=1.0, step=0.075, norm_step=0.035, quiet=0.24):
+def by_hand(start, grads, horizon, matrix, unit=None, factor=1.0, step=0.075, norm_step=0.035, quiet=0.24):
     """One leaf by the equations, in double precision."""
     w, mu, nu, a, c = start.astype(float), 0.0, 0.0, 0.0, 0.0
-    scale, out = np.sqrt(np.mean(w**2)) or unit, []
+    scale, out = unit or np.sqrt(np.mean(w**2)), []
     for t, g in enumerate(np.float64([g for g in grads]), 1):
         planned = float(t > 1) * (0.5 + 0.5 * np.cos(np.pi * (t - 2) / (horizon - 1)))  # a warm-up of one update
         mu, nu = 0.95 * mu + 0.05 * g, 0.95 * nu + 0.05 * (np.mean(g**2) if matrix else g**2)
@@ -51,8 +51,11 @@ def by_hand(start, grads, horizon, unit, matrix, factor=1.0, step=0.075, norm_st
 
 def test_it_is_the_equations():
     found = played(polar(20))
-    for name, matrix, factor in (("w", True, 1.0), ("v", True, 1.0), ("embed", False, 1.7), ("b", False, 0.11)):
-        expected = by_hand(START[name], [g[name] for g in GRADS], 20, 1.0, matrix, factor=factor)
+    between = np.sqrt(np.prod([np.sqrt(np.mean(START[name] ** 2) * 3) for name in "wv"]))  # a table is measured by it
+    for name, matrix, factor in (("w", True, 1.0), ("v", True, 1.0), ("embed", False, 0.6), ("b", False, 0.11)):
+        expected = by_hand(
+            START[name], [g[name] for g in GRADS], 20, matrix, between if name == "embed" else None, factor
+        )
         np.testing.assert_allclose(np.stack([p[name] for p in found]), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -89,6 +92,15 @@ def test_zeros_move_in_the_unit_of_the_network():
     doubled = played(polar(20), {**start, "w": 2 * start["w"]}, [{name: g[name] for name in start} for g in GRADS])[-1]
     assert np.all(end["b"] != 0) and np.all(np.isfinite(end["v"])) and np.any(end["v"])
     assert np.linalg.norm(doubled["b"]) > np.linalg.norm(end["b"])
+
+
+def test_a_table_is_told_from_a_linear_layer_by_the_name_of_its_leaf():
+    """A layer of weights called `embed`, as for the patches of an image, is a matrix and keeps its norm."""
+    start = {"embed": {"w": START["w"]}, "positions": START["v"]}
+    grads = [{"embed": {"w": g["w"]}, "positions": g["v"]} for g in GRADS]
+    end = played(polar(20, norm_step=0.0), start, grads)[-1]
+    np.testing.assert_allclose(np.linalg.norm(end["embed"]["w"]), np.linalg.norm(START["w"]), rtol=1e-5)
+    assert np.linalg.norm(end["positions"]) != pytest.approx(np.linalg.norm(START["v"]), rel=1e-3)
 
 
 def test_without_a_horizon_it_warms_up_and_goes_on():
