@@ -17,7 +17,7 @@ from l2o.tensors import alike, frobenius, is_matrix, is_table, like, turned, two
 
 DECAY = 0.95  # of momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
-GAINS = (0.1, 2.0)  # least and most of a step
+GAINS = (0.02, 2.0)  # least and most of a step
 
 
 class PolarState(NamedTuple):
@@ -45,7 +45,7 @@ def polar(
     norm_step: jax.typing.ArrayLike = 0.035,
     embedding_step: jax.typing.ArrayLike = 0.6,
     vector_step: jax.typing.ArrayLike = 0.11,
-    quiet: jax.typing.ArrayLike = 0.24,
+    quiet: jax.typing.ArrayLike = 0.4,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Matrices turn on their sphere and their norms move by Adam, at one setting for all networks.
 
@@ -57,7 +57,7 @@ def polar(
 
     where :math:`\nu_t` is Adam's direction for :math:`\log \|W\|_F`, whose derivative is :math:`\langle G, W \rangle`.
     Where the gradients are noise the step is small: with q the root mean square of the momentum over that of the
-    gradients, :math:`\gamma_t` is the square of q / `quiet`, between 0.1 and 2. Embeddings, which a name tells, and
+    gradients, :math:`\gamma_t` is the square of q / `quiet`, between 0.02 and 2. Embeddings, which a name tells, and
     vectors move by the direction of Adam, relative to their own scale. An output layer is a matrix as others.
 
     Keeping norms is from Hyperball (Wen et al. 2026), which this rule adds a moving norm to: the weights of networks
@@ -192,7 +192,7 @@ class PolarConfig(BaselineConfig):
     norm_step: float = Field(default=0.035, ge=0)
     embedding_step: float = Field(default=0.6, ge=0)
     vector_step: float = Field(default=0.11, ge=0)
-    quiet: float = Field(default=0.24, gt=0)
+    quiet: float = Field(default=0.4, gt=0)
 
     def build(self) -> Optimizer:
         settings = self.model_dump(exclude={"kind"})

@@ -36,6 +36,7 @@ LOSSES: Any = np.array([0.8, 0.95, 0.99], np.float32)
 ROLES = ("matrix", "head", "embedding", "vector")
 OWN, SHARED, OUTPUTS = 11, 12, 5  # numbers that the network reads of a tensor and of the run, and those it writes
 TRACE = 4  # averages of a tensor, see `LearnedPolarState`
+LOUDNESS = 3.0  # of what the network says; a small change of theta is then one of a step that the loss tells from noise
 BLIND_HORIZON, BLIND_PROGRESS = 1000.0, 1 / 3  # what a run without a known horizon looks like to the network
 
 
@@ -59,8 +60,8 @@ class LearnedPolarConfig(OptimizerConfig):
     norm_step: float = Field(default=0.035, ge=0)
     embedding_step: float = Field(default=0.6, ge=0)
     vector_step: float = Field(default=0.11, ge=0)
-    quiet: float = Field(default=0.24, gt=0)
-    least: float = Field(default=0.1, gt=0, le=1)
+    quiet: float = Field(default=0.4, gt=0)
+    least: float = Field(default=0.02, gt=0, le=1)
 
     def build(self) -> LearnedOptimizer:
         return learned_polar(self)
@@ -109,9 +110,10 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
     def network(own: Float[Array, "own n"], shared: Float[Array, "shared"], roles: Float[Array, "4 n"]):
         constant = hk.get_parameter("roles", [OUTPUTS, len(ROLES)], init=jnp.zeros) @ roles
         if not config.hidden:
-            return constant
+            return LOUDNESS * constant
         x = jnp.concatenate([own, jnp.broadcast_to(shared[:, None], (SHARED, own.shape[1])), roles])
-        return constant + dense("output", jnp.tanh(dense("hidden", x, config.hidden)), OUTPUTS, zero=True)
+        x = jnp.tanh(dense("hidden", x, config.hidden))
+        return LOUDNESS * (constant + dense("output", x, OUTPUTS, zero=True))
 
     transformed = hk.without_apply_rng(hk.transform(network))
 

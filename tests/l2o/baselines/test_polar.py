@@ -26,7 +26,7 @@ def played(tx, params=START, grads=GRADS):
     return out
 
 
-def by_hand(start, grads, horizon, matrix, unit=None, factor=1.0, step=0.075, norm_step=0.035, quiet=0.24):
+def by_hand(start, grads, horizon, matrix, unit=None, factor=1.0, step=0.075, norm_step=0.035, quiet=0.4):
     """One leaf by the equations, in double precision."""
     w, mu, nu, a, c = start.astype(float), 0.0, 0.0, 0.0, 0.0
     scale, out = unit or np.sqrt(np.mean(w**2)), []
@@ -38,7 +38,7 @@ def by_hand(start, grads, horizon, matrix, unit=None, factor=1.0, step=0.075, no
             u = momentum / np.sqrt(second)
             w = w - planned * step * factor * scale * u / max(1, np.sqrt(np.mean(u**2)))
         else:
-            gain = np.clip(np.mean(momentum**2) / second / quiet**2, 0.1, 2)
+            gain = np.clip(np.mean(momentum**2) / second / quiet**2, 0.02, 2)
             o = np.asarray(orthogonalised(jnp.asarray(0.95 * mu + 0.05 * g, jnp.float32)), float)
             radius = np.linalg.norm(w)
             turned = w / radius - planned * step * gain * o / np.linalg.norm(o)

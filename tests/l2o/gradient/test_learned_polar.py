@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import l2o
-from l2o.gradient.learned_polar import OUTPUTS, LearnedPolarConfig
+from l2o.gradient.learned_polar import LOUDNESS, OUTPUTS, LearnedPolarConfig
 
 LEARNED = LearnedPolarConfig().build()
 FRESH = LEARNED.init(jax.random.key(0))
@@ -18,7 +18,7 @@ GRADS = [{name: RNG.normal(size=shape).astype(np.float32) for name, shape in SHA
 LOSSES = [3.0, 2.0, 2.5, 1.0, 1.5]
 
 
-def shaken(seed=1, size=0.3):
+def shaken(seed=1, size=0.1):
     """Meta-parameters in which no leaf is zero."""
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda a: np.float32(a + size * rng.normal(size=a.shape)), FRESH)
@@ -82,7 +82,7 @@ def test_constants_alone():
     learned = LearnedPolarConfig(hidden=0).build()
     theta = learned.init(jax.random.key(0))
     assert [a.shape for a in jax.tree.leaves(theta)] == [(OUTPUTS, 4)]
-    longer = jax.tree.map(lambda a: a.at[0].set(np.log(2)).at[1:].set(0.0), theta)
+    longer = jax.tree.map(lambda a: a.at[0].set(np.log(2) / LOUDNESS).at[1:].set(0.0), theta)
     found = played(learned.native(longer, 20))
     assert_close(found, played(l2o.polar(20, step=0.15)))
 
