@@ -57,8 +57,9 @@ def polar(
 
     where :math:`\nu_t` is Adam's direction for :math:`\log \|W\|_F`, whose derivative is :math:`\langle G, W \rangle`.
     Where the gradients are noise the step is small: with q the root mean square of the momentum over that of the
-    gradients, :math:`\gamma_t` is the square of q / `quiet`, between 0.02 and 2. Embeddings, which a name tells, and
-    vectors move by the direction of Adam, relative to their own scale. An output layer is a matrix as others.
+    gradients, :math:`\gamma_t` is the square of q / `quiet`, between 0.02 and 2. Tables of embeddings, which a
+    name tells, and vectors move by the direction of Adam; vectors relative to their own scale, tables and what begins
+    at zero relative to the numbers between layers. An output layer is a matrix as others.
 
     Keeping norms is from Hyperball (Wen et al. 2026), which this rule adds a moving norm to: the weights of networks
     without normalisation have to grow.
