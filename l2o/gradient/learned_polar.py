@@ -8,7 +8,8 @@ norm, a drift of the norm, and how much of a slower momentum and of the gradient
     d = n(nesterov) + a n(slow) + b n(g)
     W <- |W| exp(-rho e^r nu + rho s) n(n(W) - eta gamma e^l n(orthogonalised(d)))
 
-with (l, r, s, a, b) written by the network. It answers zero before meta-training, and the rule is polar then.
+with (l, r, s, a, b) written by the network, each within bounds, so that no step is more than 4.5 times, and none less
+than 0.22 of, what polar's would be. It answers zero before meta-training, and the rule is polar then.
 Multiplying the loss by a constant changes nothing; neither does measuring all parameters in another unit.
 """
 
@@ -36,7 +37,8 @@ LOSSES: Any = np.array([0.8, 0.95, 0.99], np.float32)
 ROLES = ("matrix", "head", "embedding", "vector")
 OWN, SHARED, OUTPUTS = 11, 12, 5  # numbers that the network reads of a tensor and of the run, and those it writes
 TRACE = 4  # averages of a tensor, see `LearnedPolarState`
-LOUDNESS = 3.0  # of what the network says; a small change of theta is then one of a step that the loss tells from noise
+LOUDNESS = 2.0  # of what the network says; a small change of theta is then one of a step that the loss tells from noise
+FARTHEST: Any = np.array([1.5, 1.5, 1.0, 2.0, 2.0], np.float32)  # it may go from the prior, output by output
 BLIND_HORIZON, BLIND_PROGRESS = 1000.0, 1 / 3  # what a run without a known horizon looks like to the network
 
 
@@ -292,8 +294,7 @@ def _moved(
     config: LearnedPolarConfig, role: str, leaf: Leaf, said: Float[Array, "n outputs"], count: Any, factor: Any
 ) -> Array:
     """The update of a stack."""
-    longer, norm_longer, drift, slow_share, raw_share = said.T
-    longer, norm_longer = jnp.clip(longer, -4, 2), jnp.clip(norm_longer, -4, 2)
+    longer, norm_longer, drift, slow_share, raw_share = (FARTHEST[None] * jnp.tanh(said / FARTHEST[None])).T
     g = leaf.g
     nesterov = FAST * leaf.fast + (1 - FAST) * g
     mixed = [(nesterov, 1.0), (leaf.slow, slow_share), (g, raw_share)]
@@ -313,7 +314,7 @@ def _moved(
     direction = jax.vmap(orthogonalised)(unit)
     w, size = leaf.w, _size(leaf.w)
     pace = config.norm_step * factor
-    stretch = jnp.exp(pace * (jnp.clip(drift, -2, 2) - jnp.exp(norm_longer) * _growth(leaf.trace, count)))
+    stretch = jnp.exp(pace * (drift - jnp.exp(norm_longer) * _growth(leaf.trace, count)))
     update = jax.vmap(turned)(w, direction, angle) * _over(w, stretch) - w
     # a matrix that begins at zero has no direction to turn from
     from_zero = -_over(w, angle * leaf.scale / (_size(direction) + TINY)) * direction

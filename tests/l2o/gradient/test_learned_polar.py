@@ -82,9 +82,18 @@ def test_constants_alone():
     learned = LearnedPolarConfig(hidden=0).build()
     theta = learned.init(jax.random.key(0))
     assert [a.shape for a in jax.tree.leaves(theta)] == [(OUTPUTS, 4)]
-    longer = jax.tree.map(lambda a: a.at[0].set(np.log(2) / LOUDNESS).at[1:].set(0.0), theta)
+    said = 1.5 * np.arctanh(np.log(2) / 1.5)  # it is bounded, and so more than the logarithm itself
+    longer = jax.tree.map(lambda a: a.at[0].set(said / LOUDNESS).at[1:].set(0.0), theta)
     found = played(learned.native(longer, 20))
     assert_close(found, played(l2o.polar(20, step=0.15)))
+
+
+def test_however_loud_a_network_is_its_steps_are_near_those_of_polar():
+    loud = jax.tree.map(lambda a: np.float32(1e3) * a, THETA)
+    found, plain = (played(LEARNED.native(theta), grads=GRADS[:1], losses=LOSSES[:1])[0] for theta in (loud, FRESH))
+    for name in ("embed", "b", "s"):
+        ratio = np.linalg.norm(found[name] - START[name]) / np.linalg.norm(plain[name] - START[name])
+        assert np.exp(-1.51) <= ratio <= 5 * np.exp(1.51), name  # the direction may be up to five times as long, too
 
 
 def test_what_cannot_be_read():
