@@ -28,7 +28,7 @@ from l2o.layers import dense
 from l2o.lift.optax import gradient_based
 from l2o.newton_schulz import TINY, explicit, orthogonalised
 from l2o.registry import register
-from l2o.schedules import planned
+from l2o.schedules import planned, weight_of
 from l2o.tensors import is_matrix, is_output, is_table, like, squared, turned, two_axes, unit_of, wide, zeros
 
 FAST, SLOW, SECOND = 0.95, 0.99, 0.95  # decays of both momenta and of second moments
@@ -230,7 +230,7 @@ def _observe(leaf: Leaf, count: Any, role: str) -> tuple[Leaf, Float[Array, "own
     fast, slow = FAST * leaf.fast + (1 - FAST) * g, SLOW * leaf.slow + (1 - SLOW) * g
     square = squared(g)
     nu = SECOND * leaf.nu + (1 - SECOND) * (_mean(square) if matrix else square)
-    usual = jnp.sqrt(_mean(nu) / (1 - SECOND**count)) + TINY
+    usual = jnp.sqrt(_mean(nu) / weight_of(SECOND, count)) + TINY
     slope = jnp.sum(jnp.real(g * w.conj()), tuple(range(1, g.ndim)))
     cosine = squared(slope / (max(g[0].size, 1) * size * weight + TINY**2))
     b1, b2 = NORM_DECAYS
@@ -238,13 +238,14 @@ def _observe(leaf: Leaf, count: Any, role: str) -> tuple[Leaf, Float[Array, "own
     first, second = b1 * first + (1 - b1) * slope, b2 * second + (1 - b2) * slope**2
     agreed, cosines = 0.9 * agreed + 0.1 * agreement, 0.95 * cosines + 0.05 * cosine
     trace = jnp.stack([first, second, agreed, cosines], axis=1)
-    ratio, slower = (_size(x) / (1 - d**count) / usual for x, d in ((fast, FAST), (slow, SLOW)))
+    ratio, slower = (_size(x) / weight_of(d, count) / usual for x, d in ((fast, FAST), (slow, SLOW)))
     both = _mean(jnp.real(fast * slow.conj())) / (_size(fast) * _size(slow) + TINY**2)
     rows, columns = two_axes(g[0]) if matrix else (1, 1)
     features = jnp.stack(
         [
             _log(ratio) + 1.5, _log(slower) + 2, 2 * agreed, 2 * both, _growth(trace, count),
-            _log(size / usual), _log(weight / leaf.scale), jnp.maximum(_log(cosines / (1 - 0.95**count)) / 2, -4) + 2,
+            _log(size / usual), _log(weight / leaf.scale),
+            jnp.maximum(_log(cosines / weight_of(SECOND, count)) / 2, -4) + 2,
             jnp.full(len(g), np.log(rows / columns) / 3),
             agreement * 2, jnp.tanh(5 * leaf.trace[:, 2]),
         ]
@@ -259,7 +260,7 @@ def _log(x: Array) -> Array:
 def _growth(trace: Array, count: Any) -> Array:
     """Adam's direction for the logarithm of the norm."""
     b1, b2 = NORM_DECAYS
-    return trace[:, 0] / (1 - b1**count) / (jnp.sqrt(trace[:, 1] / (1 - b2**count)) + TINY)
+    return trace[:, 0] / weight_of(b1, count) / (jnp.sqrt(trace[:, 1] / weight_of(b2, count)) + TINY)
 
 
 def _losses(state: LearnedPolarState, value: Any) -> tuple[Array, Array]:
@@ -272,7 +273,7 @@ def _losses(state: LearnedPolarState, value: Any) -> tuple[Array, Array]:
 def _shared(count: Any, horizon: Any, losses: Array, first: Array, own: Array, roles: np.ndarray) -> Array:
     """What the network is to know of the whole run."""
     t = count.astype(jnp.float32)
-    means = losses / (1 - LOSSES**t)
+    means = losses / weight_of(LOSSES, count)
     fast, slow = jnp.append(means[:2], means[0]), jnp.append(means[1:], first)
     trend = (fast - slow) / (jnp.abs(fast) + jnp.abs(slow) + TINY)
     trend = trend * jnp.array([10.0, 5.0, 1.0])
@@ -301,14 +302,14 @@ def _moved(
     unit: Any = sum(x * _over(x, share / (_size(x) + TINY)) for x, share in mixed)
     if role not in ROLES[:2]:
         share = config.embedding_step if role == "embedding" else config.vector_step
-        root = jnp.sqrt(leaf.nu / (1 - SECOND**count)) + TINY
-        plain = leaf.fast / (1 - FAST**count)
+        root = jnp.sqrt(leaf.nu / weight_of(SECOND, count)) + TINY
+        plain = leaf.fast / weight_of(FAST, count)
         size = _size(plain)
         direction = (plain + _over(g, size) * (unit - nesterov / _over(g, _size(nesterov) + TINY))) / root
         rate = config.step * factor * share * leaf.scale * jnp.exp(longer) / jnp.maximum(_size(direction), 1.0)
         return -_over(g, rate) * direction
-    usual = leaf.nu / (1 - SECOND**count) + TINY**2
-    q2 = _mean(squared(leaf.fast)) / (1 - FAST**count) ** 2 / usual
+    usual = leaf.nu / weight_of(SECOND, count) + TINY**2
+    q2 = _mean(squared(leaf.fast)) / weight_of(FAST, count) ** 2 / usual
     gain = jnp.clip(q2 / config.quiet**2, config.least, 2.0) * jnp.exp(longer)
     angle = config.step * factor * gain
     direction = jax.vmap(orthogonalised)(unit)

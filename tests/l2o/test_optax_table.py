@@ -92,6 +92,10 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+# where the direction is an orthogonalised one: its five steps multiply what another program rounds by up to 480
+ROUNDING = {"learned_polar": 3e-5}
+
+
 def assert_close(a, b, rtol=1e-4, atol=1e-6):
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol, atol), a, b)
@@ -110,7 +114,7 @@ def test_fresh_and_later_states_can_be_donated(kind, jitted):
     init = jax.jit(make(kind).init) if jitted else make(kind).init
     params = jax.tree.map(jnp.asarray, PARAMS)
     updates, _ = play(plain(kind), params, init(params))
-    assert_close(updates, expected(kind)[0])
+    assert_close(updates, expected(kind)[0], atol=ROUNDING.get(kind, 1e-6))
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(params)), "the step did not donate"
 
 
@@ -272,14 +276,18 @@ def beside(gradient):
 def test_masked(kind):
     tx = optax.masked(make(kind), {"learned": True, "other": False})
     updates, _ = play(step(tx), BOTH, tx.init(BOTH), [beside(g) for g in GRADS])
-    assert_close(updates, [beside(update) for update in expected(kind)[0]])
+    assert_close(updates, [beside(update) for update in expected(kind)[0]], atol=ROUNDING.get(kind, 1e-6))
 
 
 @every_optimizer
 def test_partition_beside_another_rule(kind):
     tx = optax.partition({"l": make(kind), "s": optax.sgd(0.1)}, {"learned": "l", "other": "s"})
     updates, _ = play(step(tx), BOTH, tx.init(BOTH), [beside(g) for g in GRADS])
-    assert_close(updates, [{"learned": update, "other": -0.1 * OTHER} for update in expected(kind)[0]])
+    assert_close(
+        updates,
+        [{"learned": update, "other": -0.1 * OTHER} for update in expected(kind)[0]],
+        atol=ROUNDING.get(kind, 1e-6),
+    )
 
 
 @every_optimizer
@@ -287,7 +295,7 @@ def test_multi_steps_updates_with_the_mean_gradient(kind):
     tx = optax.MultiSteps(make(kind), every_k_schedule=2)
     parts = [jax.tree.map(lambda g, c=c: c * g, gradient) for gradient in GRADS[:1] for c in (0.5, 1.5)]
     updates, _ = play(step(tx), PARAMS, tx.init(PARAMS), parts, [VALUES[0]] * 2)
-    assert_close(updates, [jax.tree.map(np.zeros_like, PARAMS), expected(kind)[0][0]])
+    assert_close(updates, [jax.tree.map(np.zeros_like, PARAMS), expected(kind)[0][0]], atol=ROUNDING.get(kind, 1e-6))
 
 
 @every_optimizer
@@ -302,7 +310,7 @@ def test_in_a_chain_whose_inner_step_skips_a_bad_gradient(kind):
         update, _, state = run(gradient, params, state, value)
         updates.append(jax.tree.map(lambda u: 0.5 * u, copied(update)))
     first, *rest = expected(kind)[0]
-    assert_close(updates, [first, jax.tree.map(np.zeros_like, PARAMS), *rest])
+    assert_close(updates, [first, jax.tree.map(np.zeros_like, PARAMS), *rest], atol=ROUNDING.get(kind, 1e-6))
 
 
 def starts(kind):
@@ -317,7 +325,7 @@ def starts(kind):
 def test_the_horizon_as_an_injected_hyperparameter(kind):
     tx = optax.inject_hyperparams(lambda horizon: make(kind, horizon))(horizon=HORIZON)
     updates, _ = play(step(tx), PARAMS, tx.init(PARAMS))
-    assert_close(updates, expected(kind)[0])
+    assert_close(updates, expected(kind)[0], atol=ROUNDING.get(kind, 1e-6))
     scheduled = optax.inject_hyperparams(lambda horizon: make(kind, horizon))(horizon=optax.constant_schedule(7.0))
     jax.eval_shape(scheduled.update, PARAMS, scheduled.init(PARAMS), PARAMS)
 
@@ -406,7 +414,7 @@ def test_of_several_values_the_mean_counts(kind):
         play(plain(kind), PARAMS, make(kind).init(PARAMS), values=[of(value) for value in VALUES])[0]
         for of in (np.float32, lambda value: np.array([value - 1, value + 1], np.float32))
     ]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *runs)
+    assert_close(*runs, atol=ROUNDING.get(kind, 1e-6))
 
 
 @every_optimizer
