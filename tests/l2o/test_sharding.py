@@ -100,9 +100,10 @@ def test_four_devices_do_what_one_does(kind, mode):
 
     with jax.set_mesh(mesh):
         updates, before, after = play(kind, place)
+    atol = 3e-5 if kind == "learned_polar" else 1e-6  # see ROUNDING in test_optax_table.py
     for found, expected in zip(updates, alone(kind), strict=True):
         for name in SPECS:
-            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-4, atol=atol, err_msg=name)
     for state in (before, after):
         for tree, front in mirrors(kind, state):
             for name, leaf in tree.items():
