@@ -74,13 +74,18 @@ def is_matrix(path: Any, leaf: Any) -> bool:
     return real and jnp.ndim(leaf) > 1 and jnp.size(leaf) > 0 and not is_table(path, leaf)
 
 
-def alike(leaves: list[Any], chosen: list[bool]) -> list[list[int]]:
-    """Numbers of the matrices of each shape, dtype and sharding, which are one program."""
+def alike(leaves: list[Any], kinds: list[Any]) -> list[list[int]]:
+    """Numbers of the leaves of each kind, shape, dtype and sharding, which are one program; None is no kind."""
     groups: dict[Any, list[int]] = {}
-    for i, (leaf, matrix) in enumerate(zip(leaves, chosen, strict=True)):
-        if matrix:
-            groups.setdefault((jnp.shape(leaf), jnp.result_type(leaf), explicit(leaf)), []).append(i)
+    for i, (leaf, kind) in enumerate(zip(leaves, kinds, strict=True)):
+        if kind is not None:
+            groups.setdefault((kind, jnp.shape(leaf), jnp.result_type(leaf), explicit(leaf)), []).append(i)
     return list(groups.values())
+
+
+def over(numbers: Any, x: jax.Array) -> Any:
+    """Numbers for the first axes of an array, as an array that is multiplied with it."""
+    return numbers.reshape(*numbers.shape, *[1] * (x.ndim - numbers.ndim))
 
 
 def two_axes(leaf: Any) -> tuple[int, int]:
@@ -107,6 +112,17 @@ def unit_of(params: Any) -> jax.Array:
     found = jnp.stack(sizes)
     there = found > 0
     return jnp.exp(jnp.sum(jnp.log(jnp.where(there, found, 1.0))) / jnp.maximum(there.sum(), 1))
+
+
+def scale_of(path: Any, leaf: Any, unit: jax.Array) -> jax.Array:
+    """What the steps of a leaf are measured by: the root mean square of its start.
+
+    For a leaf of zeros it is the size of the numbers between layers, see `unit_of`, and for a table of embeddings, too:
+    one that starts small, as positions often do, is to become as large as what it is added to.
+    """
+    size = jnp.sqrt(jnp.mean(squared(wide(leaf)))) if jnp.size(leaf) else jnp.zeros(())
+    inputs = two_axes(leaf)[0] if is_matrix(path, leaf) else 1
+    return jnp.where((size > 0) & (not is_table(path, leaf)), size, unit / np.sqrt(inputs))
 
 
 def _components(path: Any) -> list[str]:

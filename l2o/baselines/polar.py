@@ -13,7 +13,7 @@ from l2o.lift.optax import from_optax
 from l2o.newton_schulz import TINY, orthogonalised
 from l2o.registry import register
 from l2o.schedules import planned
-from l2o.tensors import alike, frobenius, is_matrix, is_table, like, turned, two_axes, unit_of, wide, zeros
+from l2o.tensors import alike, frobenius, is_matrix, is_table, like, scale_of, turned, unit_of, wide, zeros
 
 DECAY = 0.95  # of momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
@@ -83,12 +83,6 @@ def polar(
     def init(params):
         unit = unit_of(params)
 
-        def scale(path, leaf):
-            size = jnp.sqrt(jnp.mean(jnp.square(jnp.abs(wide(leaf))))) if jnp.size(leaf) else jnp.zeros(())
-            inputs = two_axes(leaf)[0] if is_matrix(path, leaf) else 1
-            # a table that starts small, as positions often do, is to become as large as what it is added to
-            return jnp.where((size > 0) & (not is_table(path, leaf)), size, unit / np.sqrt(inputs))
-
         def second(path, leaf):
             return zeros(leaf, () if is_matrix(path, leaf) else None, real=True)
 
@@ -98,7 +92,7 @@ def polar(
         with_path = jax.tree_util.tree_map_with_path
         return PolarState(
             jnp.zeros((), jnp.int32), jax.tree.map(zeros, params), with_path(second, params), with_path(norm, params),
-            with_path(scale, params),
+            with_path(lambda path, leaf: scale_of(path, leaf, unit), params),
         )  # fmt: skip
 
     def update(updates, state, params=None, **extra):
@@ -116,7 +110,7 @@ def polar(
             if not chosen[i]:
                 share = embedding_step if is_table(*paths[i]) else vector_step
                 found[i] = _vector(leaf, count, step * factor * share)
-        for places in alike([leaf.g for leaf in leaves], chosen):
+        for places in alike([leaf.g for leaf in leaves], [True if matrix else None for matrix in chosen]):
             stack = jax.tree.map(lambda *a: jnp.stack(a), *(_wide(leaves[i]) for i in places))
             moved = jax.vmap(_matrix, (0, None, None, None, None))(
                 stack, count, step * factor, norm_step * factor, quiet

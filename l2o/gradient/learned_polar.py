@@ -26,10 +26,24 @@ from pydantic import Field
 from l2o.core import LearnedOptimizer, OptimizerConfig, Theta
 from l2o.layers import dense
 from l2o.lift.optax import gradient_based
-from l2o.newton_schulz import TINY, explicit, orthogonalised
+from l2o.newton_schulz import TINY, orthogonalised
 from l2o.registry import register
 from l2o.schedules import planned, weight_of
-from l2o.tensors import is_matrix, is_output, is_table, like, squared, turned, two_axes, unit_of, wide, zeros
+from l2o.tensors import (
+    alike,
+    is_matrix,
+    is_output,
+    is_table,
+    like,
+    over,
+    scale_of,
+    squared,
+    turned,
+    two_axes,
+    unit_of,
+    wide,
+    zeros,
+)
 
 FAST, SLOW, SECOND = 0.95, 0.99, 0.95  # decays of both momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
@@ -125,19 +139,13 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
     def start(params: Any) -> LearnedPolarState:
         with_path, unit = jax.tree_util.tree_map_with_path, unit_of(params)
 
-        def scale(path, leaf):
-            size = jnp.sqrt(jnp.mean(squared(wide(leaf)))) if jnp.size(leaf) else jnp.zeros(())
-            inputs = two_axes(leaf)[0] if is_matrix(path, leaf) else 1
-            # a table that starts small, as positions often do, is to become as large as what it is added to
-            return jnp.where((size > 0) & (not is_table(path, leaf)), size, unit / np.sqrt(inputs))
-
         def second(path, leaf):
             return zeros(leaf, () if is_matrix(path, leaf) else None, real=True)
 
         return LearnedPolarState(
             jnp.zeros((), jnp.int32), jax.tree.map(zeros, params), jax.tree.map(zeros, params),
             with_path(second, params), jax.tree.map(lambda leaf: zeros(leaf, (TRACE,), real=True), params),
-            with_path(scale, params), jnp.zeros(len(LOSSES)), jnp.zeros(()),
+            with_path(lambda path, leaf: scale_of(path, leaf, unit), params), jnp.zeros(len(LOSSES)), jnp.zeros(()),
         )  # fmt: skip
 
     def native(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
@@ -151,7 +159,10 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
             parts = (tree.flatten_up_to(part) for part in (params, *state[1:6]))
             leaves = [Leaf(g, *rest) for (_, g), *rest in zip(paths, *parts, strict=True)]
             roles = [_role(path, g) for path, g in paths]
-            groups = _groups(leaves, roles)
+            groups = alike(
+                [leaf.g for leaf in leaves],
+                [(role, jnp.result_type(leaf.w)) for role, leaf in zip(roles, leaves, strict=True)],
+            )
             stacks = [_stack([leaves[i] for i in places]) for places in groups]
             # first what is seen of every tensor, then what the network says of it, then how it moves
             seen = [_observe(stack, count, roles[places[0]]) for stack, places in zip(stacks, groups, strict=True)]
@@ -189,15 +200,6 @@ def _one_hot(role: str) -> np.ndarray:
     return np.eye(len(ROLES), dtype=np.float32)[ROLES.index(role)]
 
 
-def _groups(leaves: list[Leaf], roles: list[str]) -> list[list[int]]:
-    """Numbers of the leaves of each role, shape, dtype and sharding, which are one program."""
-    groups: dict[Any, list[int]] = {}
-    for i, (leaf, role) in enumerate(zip(leaves, roles, strict=True)):
-        key = role, jnp.shape(leaf.g), *((jnp.result_type(x), explicit(x)) for x in (leaf.g, leaf.w))
-        groups.setdefault(key, []).append(i)
-    return list(groups.values())
-
-
 def _stack(leaves: list[Leaf]) -> Leaf:
     """Leaves of one shape as one, with an axis in front."""
 
@@ -214,11 +216,6 @@ def _mean(x: Array) -> Array:
 
 def _size(x: Array) -> Array:
     return jnp.sqrt(_mean(squared(x)))
-
-
-def _over(x: Array, numbers: Array) -> Array:
-    """Numbers for each of a stack, as an array that is multiplied with the stack."""
-    return numbers.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def _observe(leaf: Leaf, count: Any, role: str) -> tuple[Leaf, Float[Array, "own n"]]:
@@ -299,15 +296,15 @@ def _moved(
     g = leaf.g
     nesterov = FAST * leaf.fast + (1 - FAST) * g
     mixed = [(nesterov, 1.0), (leaf.slow, slow_share), (g, raw_share)]
-    unit: Any = sum(x * _over(x, share / (_size(x) + TINY)) for x, share in mixed)
+    unit: Any = sum(x * over(share / (_size(x) + TINY), x) for x, share in mixed)
     if role not in ROLES[:2]:
         share = config.embedding_step if role == "embedding" else config.vector_step
         root = jnp.sqrt(leaf.nu / weight_of(SECOND, count)) + TINY
         plain = leaf.fast / weight_of(FAST, count)
         size = _size(plain)
-        direction = (plain + _over(g, size) * (unit - nesterov / _over(g, _size(nesterov) + TINY))) / root
+        direction = (plain + over(size, g) * (unit - nesterov / over(_size(nesterov) + TINY, g))) / root
         rate = config.step * factor * share * leaf.scale * jnp.exp(longer) / jnp.maximum(_size(direction), 1.0)
-        return -_over(g, rate) * direction
+        return -over(rate, g) * direction
     usual = leaf.nu / weight_of(SECOND, count) + TINY**2
     q2 = _mean(squared(leaf.fast)) / weight_of(FAST, count) ** 2 / usual
     gain = jnp.clip(q2 / config.quiet**2, config.least, 2.0) * jnp.exp(longer)
@@ -316,7 +313,7 @@ def _moved(
     w, size = leaf.w, _size(leaf.w)
     pace = config.norm_step * factor
     stretch = jnp.exp(pace * (drift - jnp.exp(norm_longer) * _growth(leaf.trace, count)))
-    update = jax.vmap(turned)(w, direction, angle) * _over(w, stretch) - w
+    update = jax.vmap(turned)(w, direction, angle) * over(stretch, w) - w
     # a matrix that begins at zero has no direction to turn from
-    from_zero = -_over(w, angle * leaf.scale / (_size(direction) + TINY)) * direction
-    return jnp.where(_over(w, size) > 0, update, from_zero)
+    from_zero = -over(angle * leaf.scale / (_size(direction) + TINY), w) * direction
+    return jnp.where(over(size, w) > 0, update, from_zero)

@@ -29,7 +29,7 @@ from l2o.layers import dense
 from l2o.lift.optax import gradient_based
 from l2o.newton_schulz import TINY, orthogonalised
 from l2o.registry import register
-from l2o.tensors import two_axes
+from l2o.tensors import over, two_axes
 
 MOMENTA: Any = np.array([0.8, 0.95, 0.99], np.float32)
 SQUARES: Any = np.array([0.95, 0.999], np.float32)
@@ -132,7 +132,7 @@ def mlp(config: MLPConfig) -> LearnedOptimizer:
         out = steering(features)
         prior = np.zeros((DIRECTIONS, 1), np.float32)
         prior[-1] = 1
-        gates, context = (_over(x, directions) for x in (out[1 : 1 + DIRECTIONS] + prior, out[1 + DIRECTIONS :]))
+        gates, context = (over(x, directions) for x in (out[1 : 1 + DIRECTIONS] + prior, out[1 + DIRECTIONS :]))
         context = context + jnp.zeros_like(directions[:1])  # which lies on devices as the directions do
         u = jnp.sum(gates * directions, axis=0)
         u = u + extra(jnp.concatenate([jnp.clip(directions, -5, 5), context]))
@@ -187,7 +187,7 @@ def mlp(config: MLPConfig) -> LearnedOptimizer:
                 directions = _directions(stack, state.age)
                 features = _features(stack, state, directions, typical, horizon)
                 u, rate = transformed.apply(theta, directions, features)
-                stack = stack._replace(g=-_over(factor * rate * stack.scale, u) * u)
+                stack = stack._replace(g=-over(factor * rate * stack.scale, u) * u)
                 for i, tensor in zip(group, _unstacked(stack), strict=True):
                     found[i] = tensor
             moves = [restored(tensor.g, leaf) for tensor, leaf in zip(found, leaves, strict=True)]
@@ -217,11 +217,6 @@ def _unstacked(stack: Stack) -> list[Stack]:
     return [Stack._make(tensor) for tensor in zip(*(jnp.unstack(part, axis=axis) for axis, part in parts), strict=True)]
 
 
-def _over(numbers: Any, x: Float[Array, "..."]) -> Any:
-    """Numbers for the first axes of an array, as an array that is multiplied with it."""
-    return numbers.reshape(*numbers.shape, *[1] * (x.ndim - numbers.ndim))
-
-
 def _mean(x: Float[Array, "d k *shape"]) -> Float[Array, "d k"]:
     """The mean over each tensor."""
     return jnp.mean(x, tuple(range(2, x.ndim)))
@@ -236,7 +231,7 @@ def _rms(x: Float[Array, "d k *shape"]) -> Float[Array, "d k"]:
 
 def _normalised(x: Float[Array, "d k *shape"]) -> Float[Array, "d k *shape"]:
     """The tensors with root mean square 1, zero where they are."""
-    return x / _over(_rms(x) + TINY, x)
+    return x / over(_rms(x) + TINY, x)
 
 
 def _corrected(average: Float[Array, "k *n"], decay: np.ndarray, count: Int[Array, ""]) -> Float[Array, "k *n"]:
@@ -262,7 +257,7 @@ def _observed(stack: Stack) -> Stack:
         return decay * average + (1 - decay) * seen
 
     square, slow = stack.g**2, float(SQUARES[-1])
-    m, v = after(stack.m, _over(MOMENTA, stack.m), stack.g[None]), after(stack.v, _over(SQUARES, stack.v), square[None])
+    m, v = after(stack.m, over(MOMENTA, stack.m), stack.g[None]), after(stack.v, over(SQUARES, stack.v), square[None])
     rows, columns = stack.rows, stack.columns
     if rows.ndim > 1:
         rows, columns = (

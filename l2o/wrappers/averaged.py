@@ -27,8 +27,8 @@ def averaged(tx: optax.GradientTransformation, power: float = 8.0) -> optax.Grad
     """The same updates, and an average of the parameters in which late ones count most.
 
     The parameters after update t have a weight of about `t^power`, so that the average looks back on the last part of
-    the run, whenever that ends (Shamir and Zhang 2013, polynomial-decay averaging). With steps that do not fall it
-    stands in for a schedule. Read it with `l2o.average_of(state)`. It takes the memory of the parameters once more.
+    the run, whenever that ends (Shamir and Zhang 2013, polynomial-decay averaging). It is meant for steps
+    that do not fall. Read it with `l2o.average_of(state)`. It takes the memory of the parameters once more.
 
     Args:
       tx: any transformation; its `update` gets the parameters and what extra arguments there are.
