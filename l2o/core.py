@@ -93,14 +93,15 @@ class LearnedOptimizer(NamedTuple):
     Attributes:
       init: `(key) -> Theta`, fresh meta-parameters.
       bind: `(Theta) -> Optimizer`; pure, so that one differentiates and vmaps straight through it.
-      native: `(Theta, horizon) -> optax.GradientTransformationExtraArgs` for gradient-based families, else None.
+      native: `(Theta, horizon, label) -> optax.GradientTransformationExtraArgs` for gradient-based families, else None;
+        horizon and label, roles of leaves that are known, are for those that read them and may be left out.
       log_prob: `(Theta, Problem, Trajectory) -> {"x": Float[T], "y": Float[T]}` for families with a likelihood,
         else None.
     """
 
     init: Callable[[PRNGKeyArray], Theta]
     bind: Callable[[Theta], Optimizer]
-    native: Callable[[Theta, Any], optax.GradientTransformationExtraArgs] | None = None
+    native: Callable[..., optax.GradientTransformationExtraArgs] | None = None
     log_prob: Callable[[Theta, Problem, "Trajectory"], dict[str, Array]] | None = None
 
 

@@ -72,7 +72,12 @@ class Loaded:
         return replace(self, config=config)
 
     def optax(
-        self, horizon: int | None = None, *, weight_decay: float = 0.0, max_norm: float | None = None
+        self,
+        horizon: int | None = None,
+        *,
+        weight_decay: float = 0.0,
+        max_norm: float | None = None,
+        label: Any = None,
     ) -> optax.GradientTransformationExtraArgs:
         """An ordinary optax transformation.
 
@@ -82,11 +87,15 @@ class Loaded:
             does (decoupled, as in AdamW, where it is the product of rate and decay: 1e-4 is usual). With a horizon it
             rises over a twentieth of the run and falls as a cosine. Not negative.
           max_norm: gradients whose norm over all leaves is larger are made this long first; positive.
+          label: roles of leaves, for optimizers that read them: a tree of "matrix", "head", "embedding", "vector" or
+            None, whose leaves may stand for whole branches of the parameters, or a function from the parameters to it.
+            Names, as haiku, flax and equinox give them, tell of the others.
 
         Raises:
           TypeError: the family does not read gradients.
           UserError: the horizon is not a whole number or is below 1, or another number is out of range. `tx.update`
-            raises it for a `value` that holds no number; of several, the mean counts.
+            raises it for a `value` that holds no number; of several, the mean counts. `tx.init` raises it for a label
+            that is no role or does not fit the parameters.
         """
         if self.learned.native is None:
             raise TypeError(f"a {self.config.kind!r} optimizer does not read gradients, so it has no optax form")
@@ -94,7 +103,7 @@ class Loaded:
             raise UserError(f"weight_decay is {weight_decay!r}: expected a share of at least 0 and below 1")
         if max_norm is not None and not max_norm > 0:
             raise UserError(f"max_norm is {max_norm!r}: expected a positive number, or None")
-        tx = self.learned.native(self.theta, horizon)
+        tx = self.learned.native(self.theta, horizon, label)
         if max_norm is not None:
             tx = optax.chain(optax.clip_by_global_norm(max_norm), tx)
         return decayed(tx, weight_decay, horizon) if weight_decay else tx

@@ -7,7 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from l2o.errors import UserError
 from l2o.newton_schulz import TINY, explicit
+
+ROLES = ("matrix", "head", "embedding", "vector")
+MATRICES = ROLES[:2]
 
 _EMBEDDING = {"embed", "embeds", "embedder", "embedding", "embeddings", "unembed", "unembedding"}
 _EMBEDDING |= {"positions", "wte", "wpe"}
@@ -68,10 +72,47 @@ def frobenius(leaf: jax.Array, axis: Any = None) -> jax.Array:
     return jnp.sqrt(jnp.sum(squared(leaf), axis, keepdims=True))
 
 
-def is_matrix(path: Any, leaf: Any) -> bool:
-    """Whether a leaf is turned: real, of two axes or more, not empty, and no table of embeddings."""
-    real = jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    return real and jnp.ndim(leaf) > 1 and jnp.size(leaf) > 0 and not is_table(path, leaf)
+def roles_of(params: Any, label: Any = None) -> list[str]:
+    """The role of each leaf, in order: one of `ROLES`.
+
+    A real leaf of two axes or more, not empty, is a "matrix", or a "head" where a name tells of an output layer; names
+    tell of an "embedding", too; all others are a "vector".
+
+    Args:
+      params: the parameters, or anything that mirrors them.
+      label: roles that are known: a tree of names or None whose leaves may stand for whole branches of `params`, or a
+        function from such a tree to that; None is for what names tell. A leaf of fewer axes in a branch is a vector.
+
+    Raises:
+      UserError: a name that is no role, or a tree that does not fit.
+    """
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    given = [None] * len(paths) if label is None else _given(label, params)
+    return [_role(path, leaf, name) for (path, leaf), name in zip(paths, given, strict=True)]
+
+
+def _given(label: Any, params: Any) -> list[str | None]:
+    tree = label(params) if callable(label) else label
+    try:
+        names = jax.tree.leaves(
+            jax.tree.broadcast(tree, params, is_leaf=lambda x: x is None), is_leaf=lambda x: x is None
+        )
+    except ValueError as error:
+        raise UserError(f"label does not fit the parameters: {' '.join(str(error).split())}") from None
+    wrong = next((name for name in names if not (name is None or name in ROLES)), None)
+    if wrong is not None:
+        raise UserError(f"label: found {wrong!r}, expected one of {', '.join(ROLES)}, or None")
+    return names
+
+
+def _role(path: Any, leaf: Any, name: str | None) -> str:
+    if name is None:
+        name = "embedding" if is_table(path, leaf) else "head" if is_output(path) else "matrix"
+    if name in MATRICES:
+        turns = jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and jnp.ndim(leaf) > 1 and jnp.size(leaf) > 0
+    else:
+        turns = jnp.ndim(leaf) > 1
+    return name if turns else "vector"
 
 
 def alike(leaves: list[Any], kinds: list[Any]) -> list[list[int]]:
@@ -103,10 +144,10 @@ def turned(w: jax.Array, direction: jax.Array, angle: Any) -> jax.Array:
     return moved * size / (frobenius(moved) + TINY)
 
 
-def unit_of(params: Any) -> jax.Array:
+def unit_of(params: Any, roles: list[str]) -> jax.Array:
     """How large the numbers between layers are: the geometric mean of rms(W) sqrt(inputs) over matrices not zero."""
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    sizes = [jnp.sqrt(jnp.mean(wide(w) ** 2) * two_axes(w)[0]) for path, w in paths if is_matrix(path, w)]
+    matrices = [w for w, role in zip(jax.tree.leaves(params), roles, strict=True) if role in MATRICES]
+    sizes = [jnp.sqrt(jnp.mean(wide(w) ** 2) * two_axes(w)[0]) for w in matrices]
     if not sizes:
         return jnp.ones(())
     found = jnp.stack(sizes)
@@ -114,15 +155,15 @@ def unit_of(params: Any) -> jax.Array:
     return jnp.exp(jnp.sum(jnp.log(jnp.where(there, found, 1.0))) / jnp.maximum(there.sum(), 1))
 
 
-def scale_of(path: Any, leaf: Any, unit: jax.Array) -> jax.Array:
+def scale_of(leaf: Any, role: str, unit: jax.Array) -> jax.Array:
     """What the steps of a leaf are measured by: the root mean square of its start.
 
     For a leaf of zeros it is the size of the numbers between layers, see `unit_of`, and for a table of embeddings, too:
     one that starts small, as positions often do, is to become as large as what it is added to.
     """
     size = jnp.sqrt(jnp.mean(squared(wide(leaf)))) if jnp.size(leaf) else jnp.zeros(())
-    inputs = two_axes(leaf)[0] if is_matrix(path, leaf) else 1
-    return jnp.where((size > 0) & (not is_table(path, leaf)), size, unit / np.sqrt(inputs))
+    inputs = two_axes(leaf)[0] if role in MATRICES else 1
+    return jnp.where((size > 0) & (role != "embedding"), size, unit / np.sqrt(inputs))
 
 
 def _components(path: Any) -> list[str]:

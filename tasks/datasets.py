@@ -35,10 +35,13 @@ class DatasetConfig(Config):
     """Room of the datasets.
 
     Attributes:
+      shifts: images to learn from also come moved by up to so many pixels each way, black where nothing was: there are
+        (2 shifts + 1)^2 times as many. Held-out images stay as they are.
       white: the largest pixel value, a fact of the format; images are divided by it.
     """
 
     kind: str
+    shifts: int = Field(default=0, ge=0, le=8)
     white: ClassVar[float] = 255.0
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
@@ -60,12 +63,23 @@ class DatasetConfig(Config):
             images, labels = images[n:], labels[n:]
         half = len(images) // 2
         part = slice(0, half) if split == "train" else slice(half, None)
+        moved = _moved((images[part] / self.white).astype(np.float32), self.shifts)
         return Dataset(
-            (images[part] / self.white).astype(np.float32),
-            labels[part].astype(np.int32),
+            np.concatenate(moved),
+            np.tile(labels[part].astype(np.int32), len(moved)),
             (test_images / self.white).astype(np.float32),
             test_labels.astype(np.int32),
         )
+
+
+def _moved(images: np.ndarray, shifts: int) -> list[np.ndarray]:
+    """Images [n, h, w, c], moved by every pair of numbers of pixels from -shifts to shifts."""
+    if not shifts:
+        return [images]
+    _, h, w, _ = images.shape
+    padded = np.pad(images, ((0, 0), (shifts, shifts), (shifts, shifts), (0, 0)))
+    steps = range(2 * shifts + 1)
+    return [padded[:, i : i + h, j : j + w] for i in steps for j in steps]
 
 
 @register

@@ -13,7 +13,7 @@ from l2o.lift.optax import from_optax
 from l2o.newton_schulz import TINY, orthogonalised
 from l2o.registry import register
 from l2o.schedules import planned
-from l2o.tensors import alike, frobenius, is_matrix, is_table, like, scale_of, turned, unit_of, wide, zeros
+from l2o.tensors import MATRICES, alike, frobenius, like, roles_of, scale_of, turned, unit_of, wide, zeros
 
 DECAY = 0.95  # of momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
@@ -46,6 +46,7 @@ def polar(
     embedding_step: jax.typing.ArrayLike = 0.6,
     vector_step: jax.typing.ArrayLike = 0.11,
     quiet: jax.typing.ArrayLike = 0.4,
+    label: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Matrices turn on their sphere and their norms move by Adam, at one setting for all networks.
 
@@ -71,9 +72,12 @@ def polar(
       embedding_step: relative step of embeddings as a multiple of `step`.
       vector_step: relative step of vectors and scalars as a multiple of `step`.
       quiet: the ratio q of momentum to gradients at which the step is whole, positive.
+      label: roles of leaves that are known: a tree of "matrix", "head", "embedding", "vector" or None, whose leaves may
+        stand for whole branches of the parameters, or a function from the parameters to it. Names tell of the others.
 
     Raises:
       ValueError: `update` gets no parameters.
+      UserError: a label that is no role, or does not fit the parameters.
 
     >>> params = {"w": jnp.ones((3, 2)), "b": jnp.zeros(2)}
     >>> tx = polar(horizon=100)
@@ -81,18 +85,19 @@ def polar(
     """
 
     def init(params):
-        unit = unit_of(params)
+        roles = roles_of(params, label)
+        unit, as_tree = unit_of(params, roles), jax.tree.structure(params).unflatten(roles)
 
-        def second(path, leaf):
-            return zeros(leaf, () if is_matrix(path, leaf) else None, real=True)
+        def second(leaf, role):
+            return zeros(leaf, () if role in MATRICES else None, real=True)
 
-        def norm(path, leaf):
-            return zeros(leaf, (2,) if is_matrix(path, leaf) else (), real=True)
+        def norm(leaf, role):
+            return zeros(leaf, (2,) if role in MATRICES else (), real=True)
 
-        with_path = jax.tree_util.tree_map_with_path
         return PolarState(
-            jnp.zeros((), jnp.int32), jax.tree.map(zeros, params), with_path(second, params), with_path(norm, params),
-            with_path(lambda path, leaf: scale_of(path, leaf, unit), params),
+            jnp.zeros((), jnp.int32), jax.tree.map(zeros, params), jax.tree.map(second, params, as_tree),
+            jax.tree.map(norm, params, as_tree),
+            jax.tree.map(lambda leaf, role: scale_of(leaf, role, unit), params, as_tree),
         )  # fmt: skip
 
     def update(updates, state, params=None, **extra):
@@ -101,16 +106,15 @@ def polar(
             raise ValueError("polar needs the parameters: update(updates, state, params)")
         count = optax.safe_increment(state.count)
         factor = planned(state.count, horizon)
-        paths, tree = jax.tree_util.tree_flatten_with_path(updates)
-        parts = (tree.flatten_up_to(part) for part in (params, *state[1:]))
-        leaves = [_Leaf._make((g, *rest)) for (_, g), rest in zip(paths, zip(*parts, strict=True), strict=True)]
-        chosen = [is_matrix(path, g) for path, g in paths]
+        roles, tree = roles_of(updates, label), jax.tree.structure(updates)
+        parts = (tree.flatten_up_to(part) for part in (updates, params, *state[1:]))
+        leaves = [_Leaf._make(leaf) for leaf in zip(*parts, strict=True)]
         found: list[Any] = [None] * len(leaves)
         for i, leaf in enumerate(leaves):
-            if not chosen[i]:
-                share = embedding_step if is_table(*paths[i]) else vector_step
+            if roles[i] not in MATRICES:
+                share = embedding_step if roles[i] == "embedding" else vector_step
                 found[i] = _vector(leaf, count, step * factor * share)
-        for places in alike([leaf.g for leaf in leaves], [True if matrix else None for matrix in chosen]):
+        for places in alike([leaf.g for leaf in leaves], [True if role in MATRICES else None for role in roles]):
             stack = jax.tree.map(lambda *a: jnp.stack(a), *(_wide(leaves[i]) for i in places))
             moved = jax.vmap(_matrix, (0, None, None, None, None))(
                 stack, count, step * factor, norm_step * factor, quiet

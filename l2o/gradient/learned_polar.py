@@ -30,12 +30,12 @@ from l2o.newton_schulz import TINY, orthogonalised
 from l2o.registry import register
 from l2o.schedules import planned, weight_of
 from l2o.tensors import (
+    MATRICES,
+    ROLES,
     alike,
-    is_matrix,
-    is_output,
-    is_table,
     like,
     over,
+    roles_of,
     scale_of,
     squared,
     turned,
@@ -48,7 +48,6 @@ from l2o.tensors import (
 FAST, SLOW, SECOND = 0.95, 0.99, 0.95  # decays of both momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
 LOSSES: Any = np.array([0.8, 0.95, 0.99], np.float32)
-ROLES = ("matrix", "head", "embedding", "vector")
 OWN, SHARED, OUTPUTS = 11, 12, 5  # numbers that the network reads of a tensor and of the run, and those it writes
 TRACE = 4  # averages of a tensor, see `LearnedPolarState`
 LOUDNESS = 2.0  # of what the network says; a small change of theta is then one of a step that the loss tells from noise
@@ -68,6 +67,7 @@ class LearnedPolarConfig(OptimizerConfig):
       vector_step: relative step of vectors and scalars as a multiple of `step`.
       quiet: the ratio of momentum to gradients at which the step is whole.
       least: the least gain of a step whose gradients disagree.
+      state_dtype: of both momenta; "bfloat16" halves what they take, "float32" is what parameters of it or less have.
     """
 
     kind: Literal["learned_polar"] = "learned_polar"
@@ -78,13 +78,16 @@ class LearnedPolarConfig(OptimizerConfig):
     vector_step: float = Field(default=0.11, ge=0)
     quiet: float = Field(default=0.4, gt=0)
     least: float = Field(default=0.02, gt=0, le=1)
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def build(self) -> LearnedOptimizer:
         return learned_polar(self)
 
 
 class LearnedPolarState(NamedTuple):
-    """8 bytes for a parameter of a matrix, 12 for others. A tree of leaves mirrors the parameters.
+    """8 bytes for a parameter of a matrix, 12 for others, or 4 and 8 with momenta of bfloat16.
+
+    A tree of leaves mirrors the parameters.
 
     Attributes:
       count: updates made.
@@ -136,29 +139,35 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
     def init(key) -> Theta:
         return transformed.init(key, jnp.zeros((OWN, 1)), jnp.zeros(SHARED), jnp.zeros((4, 1)))
 
-    def start(params: Any) -> LearnedPolarState:
-        with_path, unit = jax.tree_util.tree_map_with_path, unit_of(params)
+    def start(params: Any, label: Any) -> LearnedPolarState:
+        roles = roles_of(params, label)
+        unit, as_tree = unit_of(params, roles), jax.tree.structure(params).unflatten(roles)
+        dtype = jnp.bfloat16 if config.state_dtype == "bfloat16" else None
 
-        def second(path, leaf):
-            return zeros(leaf, () if is_matrix(path, leaf) else None, real=True)
+        def momentum(leaf):
+            narrow = dtype is not None and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+            return jnp.zeros_like(leaf, dtype) if narrow else zeros(leaf)
+
+        def second(leaf, role):
+            return zeros(leaf, () if role in MATRICES else None, real=True)
 
         return LearnedPolarState(
-            jnp.zeros((), jnp.int32), jax.tree.map(zeros, params), jax.tree.map(zeros, params),
-            with_path(second, params), jax.tree.map(lambda leaf: zeros(leaf, (TRACE,), real=True), params),
-            with_path(lambda path, leaf: scale_of(path, leaf, unit), params), jnp.zeros(len(LOSSES)), jnp.zeros(()),
+            jnp.zeros((), jnp.int32), jax.tree.map(momentum, params), jax.tree.map(momentum, params),
+            jax.tree.map(second, params, as_tree), jax.tree.map(lambda leaf: zeros(leaf, (TRACE,), real=True), params),
+            jax.tree.map(lambda leaf, role: scale_of(leaf, role, unit), params, as_tree),
+            jnp.zeros(len(LOSSES)), jnp.zeros(()),
         )  # fmt: skip
 
-    def native(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
+    def native(theta: Theta, horizon: Any = None, label: Any = None) -> optax.GradientTransformationExtraArgs:
         def update(updates, state, params=None, *, value=None, **rest):
             del rest
             if params is None:
                 raise ValueError("learned_polar needs the parameters: tx.update(updates, state, params)")
             count = optax.safe_increment(state.count)
             losses, first = _losses(state, value)
-            paths, tree = jax.tree_util.tree_flatten_with_path(updates)
-            parts = (tree.flatten_up_to(part) for part in (params, *state[1:6]))
-            leaves = [Leaf(g, *rest) for (_, g), *rest in zip(paths, *parts, strict=True)]
-            roles = [_role(path, g) for path, g in paths]
+            roles, tree = roles_of(updates, label), jax.tree.structure(updates)
+            parts = (tree.flatten_up_to(part) for part in (updates, params, *state[1:6]))
+            leaves = [Leaf._make(leaf) for leaf in zip(*parts, strict=True)]
             groups = alike(
                 [leaf.g for leaf in leaves],
                 [(role, jnp.result_type(leaf.w)) for role, leaf in zip(roles, leaves, strict=True)],
@@ -181,19 +190,19 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
                 move = _moved(config, role, stack, said_here, count, factor)
                 for k, i in enumerate(places):
                     one = jax.tree.map(lambda a, k=k: a[k], (move, stack.fast, stack.slow, stack.nu, stack.trace))
-                    found[i] = (like(one[0], leaves[i].g), *one[1:])
+                    old = leaves[i]
+                    found[i] = (
+                        like(one[0], old.g),
+                        one[1].astype(old.fast.dtype),
+                        one[2].astype(old.slow.dtype),
+                        *one[3:],
+                    )
             moves, fast, slow, nu, trace = (tree.unflatten([part[j] for part in found]) for j in range(5))
             return moves, LearnedPolarState(count, fast, slow, nu, trace, state.scale, losses, first)
 
-        return optax.GradientTransformationExtraArgs(start, update)
+        return optax.GradientTransformationExtraArgs(lambda params: start(params, label), update)
 
     return gradient_based(init, native)
-
-
-def _role(path: Any, leaf: Any) -> str:
-    if is_matrix(path, leaf):
-        return "head" if is_output(path) else "matrix"
-    return "embedding" if is_table(path, leaf) else "vector"
 
 
 def _one_hot(role: str) -> np.ndarray:
@@ -220,7 +229,7 @@ def _size(x: Array) -> Array:
 
 def _observe(leaf: Leaf, count: Any, role: str) -> tuple[Leaf, Float[Array, "own n"]]:
     """A stack after its gradients, and what the network is to know of each tensor, numbers within about [-3, 3]."""
-    g, w, matrix = leaf.g, leaf.w, role in ROLES[:2]
+    g, w, matrix = leaf.g, leaf.w, role in MATRICES
     size, weight = _size(g), _size(w)
     before = _size(leaf.fast)
     agreement = _mean(jnp.real(g * leaf.fast.conj())) / (size * before + TINY**2)
@@ -297,7 +306,7 @@ def _moved(
     nesterov = FAST * leaf.fast + (1 - FAST) * g
     mixed = [(nesterov, 1.0), (leaf.slow, slow_share), (g, raw_share)]
     unit: Any = sum(x * over(share / (_size(x) + TINY), x) for x, share in mixed)
-    if role not in ROLES[:2]:
+    if role not in MATRICES:
         share = config.embedding_step if role == "embedding" else config.vector_step
         root = jnp.sqrt(leaf.nu / weight_of(SECOND, count)) + TINY
         plain = leaf.fast / weight_of(FAST, count)

@@ -68,20 +68,20 @@ def from_optax(
 
 def gradient_based(
     init: Callable[[Any], Theta],
-    native: Callable[[Theta, Any], optax.GradientTransformationExtraArgs],
+    native: Callable[..., optax.GradientTransformationExtraArgs],
 ) -> LearnedOptimizer:
-    """A learned optimizer from its native form `(theta, horizon) -> optax transformation`.
+    """A learned optimizer from its native form `(theta, horizon, label) -> optax transformation`.
 
     The form that users get refuses a wrong `horizon` or `value=` with a `UserError`, whether or not the family reads
     it, so that one optimizer can be exchanged for another.
     """
 
     def bind(theta: Theta) -> Optimizer:
-        return from_optax(lambda horizon: native(theta, horizon))
+        return from_optax(lambda horizon: native(theta, horizon, None))
 
-    def checked(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
+    def checked(theta: Theta, horizon: Any = None, label: Any = None) -> optax.GradientTransformationExtraArgs:
         _check_horizon(horizon)
-        tx = native(theta, horizon)
+        tx = native(theta, horizon, label)
 
         def update(updates, state, params=None, **extra):
             if extra.get("value") is not None:

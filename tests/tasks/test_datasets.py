@@ -356,3 +356,14 @@ def test_the_real_mnist_test_files():
     assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
     upright_one = train.images[train.labels == 1].mean(0)[..., 0]
     assert upright_one[:, 13:15].sum() > 3 * upright_one[13:15].sum(), "a one is a vertical stroke"
+
+
+def test_shifted_images_are_moved_copies_and_what_is_held_out_stays():
+    plain, moved = DigitsConfig().load("train"), DigitsConfig(shifts=1).load("train")
+    n = len(plain.labels)
+    assert len(moved.labels) == len(moved.images) == 9 * n
+    assert moved.labels.reshape(9, n).tolist() == [plain.labels.tolist()] * 9
+    np.testing.assert_array_equal(moved.images[4 * n : 5 * n], plain.images)
+    np.testing.assert_array_equal(moved.images[:n, 1:, 1:], plain.images[:, :-1, :-1])
+    assert not moved.images[:n, 0].any() and not moved.images[:n, :, 0].any()
+    np.testing.assert_array_equal(moved.heldout_images, plain.heldout_images)

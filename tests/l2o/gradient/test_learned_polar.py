@@ -128,3 +128,35 @@ def test_its_state_is_small_and_mirrors_the_parameters():
         sum(a.nbytes for a in jax.tree.leaves(LEARNED.native(FRESH).init({"w": jnp.ones((n, 64))}))) for n in (64, 32)
     )
     assert (many - few) / (32 * 64) == 8
+
+
+def test_momenta_of_half_precision():
+    half = LearnedPolarConfig(state_dtype="bfloat16").build().native(THETA, 20)
+    params = {**START, "half": jnp.ones((3, 2), jnp.bfloat16), "wave": jnp.ones(2, jnp.complex64)}
+    start = half.init(params)
+    assert {name: a.dtype.name for name, a in start.slow.items() if a.dtype != "bfloat16"} == {"wave": "complex64"}
+    _, after = half.update(params, start, params, value=1.0)
+    assert jax.tree.map(jnp.result_type, after) == jax.tree.map(jnp.result_type, start)
+    assert_close(played(half), played(LEARNED.native(THETA, 20)), 2e-2)
+
+
+@pytest.mark.parametrize("make", [l2o.polar, lambda horizon, label: LEARNED.native(THETA, horizon, label)])
+def test_labels(make):
+    """A label is what a name would have been: of a leaf, of a whole branch, and as a function of the parameters."""
+    start = {"a": {"w": START["embed"], "b": START["b"]}, "c": START["head"], "d": {"w": START["w"]}}
+    grads = [{"a": {"w": g["embed"], "b": g["b"]}, "c": g["head"], "d": {"w": g["w"]}} for g in GRADS]
+    named = {"a": {"embedding": START["embed"], "b": START["b"]}, "head": START["head"], "d": {"w": START["w"]}}
+    named_grads = [{"a": {"embedding": g["embed"], "b": g["b"]}, "head": g["head"], "d": {"w": g["w"]}} for g in GRADS]
+    expected = jax.tree.leaves(played(make(20, label=None), named, named_grads)[-1])
+    label = {"a": "embedding", "c": "head", "d": None}
+    for given in (label, lambda tree: {**jax.tree.map(lambda a: None, tree), **label}):
+        found = jax.tree.leaves(played(make(20, label=given), start, grads)[-1])
+        for a in found:  # whose shapes are all different
+            other = next(b for b in expected if b.shape == a.shape)
+            np.testing.assert_allclose(a, other, rtol=1e-3, atol=1e-4)
+    flat = played(make(20, label="vector"), start, grads)[-1]
+    assert np.linalg.norm(flat["d"]["w"] - START["w"]) < np.linalg.norm(found[3] - START["w"])
+    with pytest.raises(l2o.UserError, match="label: found 'tail', expected one of matrix, head, embedding, vector"):
+        make(20, label={"a": "embedding", "c": "tail", "d": None}).init(start)
+    with pytest.raises(l2o.UserError, match="label does not fit the parameters"):
+        make(20, label={"a": "embedding"}).init(start)

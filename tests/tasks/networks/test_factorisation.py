@@ -55,6 +55,26 @@ def test_equal_logits_cost_the_logarithm_of_the_vocabulary():
     np.testing.assert_allclose(measured["heldout_loss"], np.log(31), rtol=1e-5)
 
 
+def test_pairs_are_told_from_random_ones():
+    family = FactorisationConfig(**TINY, negatives=2).build()
+    weights = family.sample(jax.random.key(0))
+    inputs, targets = family.minibatch(jax.random.key(1), 0)
+    text = np.asarray(family.tokens)
+    following = set(zip(text[:-1].tolist(), text[1:].tolist(), strict=True))
+    assert inputs.shape == (12, 2) and targets.tolist() == [1.0] * 4 + [0.0] * 8
+    assert all(tuple(pair) in following for pair in inputs[:4].tolist())
+    assert inputs[4:8, 0].tolist() == inputs[8:, 0].tolist() == inputs[:4, 0].tolist()
+    assert sorted(leaf.shape for leaf in jax.tree.leaves(weights)) == [(31,), (31, 3), (31, 3)]
+    gradient = family.task(weights).evaluate(jax.random.key(1), jax.tree.map(lambda a: a[None], weights)).gradient
+    for name, column in (("embed", 0), ("embed_following", 1)):
+        touched = np.flatnonzero(np.any(np.asarray(gradient[name]["embeddings"][0]) != 0, axis=-1))
+        assert touched.tolist() == sorted(set(inputs[:, column].tolist()))
+    flat = jax.tree.map(jnp.zeros_like, weights)
+    measured = family.task(flat).measure(jax.random.key(3), flat)
+    np.testing.assert_allclose(measured["heldout_loss"], np.log(2), rtol=1e-5)
+    np.testing.assert_allclose(measured["heldout_accuracy"], 2 / 3, rtol=1e-5)
+
+
 class ShortConfig(CorpusConfig):
     kind: Literal["short"] = "short"
 
