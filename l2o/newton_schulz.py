@@ -28,8 +28,12 @@ def orthogonalised(x: Float[Array, "*a b"]) -> Float[Array, "*a b"]:
     x = x.reshape(-1, shape[-1])
     tall = x.shape[0] > x.shape[1]
     x = (x.T if tall else x) / (jnp.linalg.norm(x) + TINY)
-    for _ in range(5):
-        a = x @ x.T
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    x = jax.lax.fori_loop(0, 5, _iteration, x)
     x = (x.T if tall else x).reshape(shape)
     return x if sharding is None else jax.sharding.reshard(x, sharding)
+
+
+def _iteration(i: Any, x: Float[Array, "a b"]) -> Float[Array, "a b"]:
+    del i
+    a = x @ x.T
+    return 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x

@@ -29,27 +29,13 @@ from l2o.lift.optax import gradient_based
 from l2o.newton_schulz import TINY, orthogonalised
 from l2o.registry import register
 from l2o.schedules import planned, weight_of
-from l2o.tensors import (
-    MATRICES,
-    ROLES,
-    alike,
-    like,
-    over,
-    roles_of,
-    scale_of,
-    squared,
-    turned,
-    two_axes,
-    unit_of,
-    wide,
-    zeros,
-)
+from l2o.tensors import MATRICES, ROLES, alike, like, over, roles_of, scale_of, squared, two_axes, unit_of, wide, zeros
 
 FAST, SLOW, SECOND = 0.95, 0.99, 0.95  # decays of both momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
 LOSSES: Any = np.array([0.8, 0.95, 0.99], np.float32)
 OWN, SHARED, OUTPUTS = 11, 12, 5  # numbers that the network reads of a tensor and of the run, and those it writes
-TRACE = 4  # averages of a tensor, see `LearnedPolarState`
+NUMBERS = 6  # that are kept of a tensor, see `LearnedPolarState`
 LOUDNESS = 2.0  # of what the network says; a small change of theta is then one of a step that the loss tells from noise
 FARTHEST: Any = np.array([1.5, 1.5, 1.0, 2.0, 2.0], np.float32)  # it may go from the prior, output by output
 BLIND_HORIZON, BLIND_PROGRESS = 1000.0, 1 / 3  # what a run without a known horizon looks like to the network
@@ -87,16 +73,13 @@ class LearnedPolarConfig(OptimizerConfig):
 class LearnedPolarState(NamedTuple):
     """8 bytes for a parameter of a matrix, 12 for others, or 4 and 8 with momenta of bfloat16.
 
-    A tree of leaves mirrors the parameters.
-
     Attributes:
       count: updates made.
-      fast: momentum of each leaf at decay 0.95.
-      slow: momentum at decay 0.99.
-      nu: second moment of each leaf; of a matrix, the mean over its entries.
-      trace: of each leaf, the moments of the derivative by its log norm, the agreement of gradient and momentum, and
-        the squared cosine of gradient and parameters, [4].
-      scale: the size that the steps of a leaf are measured by, a scalar for each leaf.
+      fast: momentum of each leaf at decay 0.95; the tree mirrors the parameters.
+      slow: momentum at decay 0.99, a tree, too.
+      nu: second moment of each leaf, a tree, too; of matrices, which need none, a zero.
+      numbers: of each leaf, in order: mean second moment, moments of the derivative by its log norm, agreement of
+        gradient and momentum, squared cosine of gradient and parameters, and the size that its steps are measured by.
       losses: moving averages of the loss at three decays, [3].
       first: the first loss.
     """
@@ -105,8 +88,7 @@ class LearnedPolarState(NamedTuple):
     fast: Any
     slow: Any
     nu: Any
-    trace: Any
-    scale: Any
+    numbers: Float[Array, "6 leaves"]
     losses: Float[Array, "3"]
     first: Float[Array, ""]
 
@@ -119,8 +101,22 @@ class Leaf(NamedTuple):
     fast: Any
     slow: Any
     nu: Any
-    trace: Any
-    scale: Any
+
+
+class Sums(NamedTuple):
+    """Means over the entries of each leaf, [leaves]: products of gradient g, parameters w and momenta.
+
+    `before` is the fast momentum before this gradient. They are all that a reading of the tensors tells.
+    """
+
+    gg: Any
+    ww: Any
+    gw: Any
+    before: Any
+    g_before: Any
+    fast: Any
+    slow: Any
+    both: Any
 
 
 def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
@@ -140,22 +136,23 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
         return transformed.init(key, jnp.zeros((OWN, 1)), jnp.zeros(SHARED), jnp.zeros((4, 1)))
 
     def start(params: Any, label: Any) -> LearnedPolarState:
-        roles = roles_of(params, label)
-        unit, as_tree = unit_of(params, roles), jax.tree.structure(params).unflatten(roles)
+        roles, leaves = roles_of(params, label), jax.tree.leaves(params)
+        unit, tree = unit_of(params, roles), jax.tree.structure(params)
         dtype = jnp.bfloat16 if config.state_dtype == "bfloat16" else None
 
         def momentum(leaf):
             narrow = dtype is not None and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
             return jnp.zeros_like(leaf, dtype) if narrow else zeros(leaf)
 
-        def second(leaf, role):
-            return zeros(leaf, () if role in MATRICES else None, real=True)
-
+        pairs = list(zip(leaves, roles, strict=True))
+        nu = [zeros(leaf, () if role in MATRICES else None, real=True) for leaf, role in pairs]
+        scales = [scale_of(leaf, role, unit) for leaf, role in pairs]
+        numbers = jnp.zeros((NUMBERS, len(leaves)))
+        if leaves:
+            numbers = jnp.concatenate([jnp.zeros((NUMBERS - 1, len(leaves))), jnp.stack(scales)[None]])
         return LearnedPolarState(
             jnp.zeros((), jnp.int32), jax.tree.map(momentum, params), jax.tree.map(momentum, params),
-            jax.tree.map(second, params, as_tree), jax.tree.map(lambda leaf: zeros(leaf, (TRACE,), real=True), params),
-            jax.tree.map(lambda leaf, role: scale_of(leaf, role, unit), params, as_tree),
-            jnp.zeros(len(LOSSES)), jnp.zeros(()),
+            tree.unflatten(nu), numbers, jnp.zeros(len(LOSSES)), jnp.zeros(()),
         )  # fmt: skip
 
     def native(theta: Theta, horizon: Any = None, label: Any = None) -> optax.GradientTransformationExtraArgs:
@@ -166,47 +163,35 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
             count = optax.safe_increment(state.count)
             losses, first = _losses(state, value)
             roles, tree = roles_of(updates, label), jax.tree.structure(updates)
-            parts = (tree.flatten_up_to(part) for part in (updates, params, *state[1:6]))
+            if not roles:
+                return updates, state._replace(count=count, losses=losses, first=first)
+            parts = (tree.flatten_up_to(part) for part in (updates, params, *state[1:4]))
             leaves = [Leaf._make(leaf) for leaf in zip(*parts, strict=True)]
-            groups = alike(
-                [leaf.g for leaf in leaves],
-                [(role, jnp.result_type(leaf.w)) for role, leaf in zip(roles, leaves, strict=True)],
-            )
-            stacks = [_stack([leaves[i] for i in places]) for places in groups]
+            kinds = [(role, jnp.result_type(leaf.w)) for role, leaf in zip(roles, leaves, strict=True)]
+            groups = alike([leaf.g for leaf in leaves], kinds)
             # first what is seen of every tensor, then what the network says of it, then how it moves
-            seen = [_observe(stack, count, roles[places[0]]) for stack, places in zip(stacks, groups, strict=True)]
-            numbers = [_one_hot(roles[i]) for places in groups for i in places]
-            said: Any = None
-            if numbers:
-                own = jnp.concatenate([features for _, features in seen], axis=1)
-                shared = _shared(count, horizon, losses, first, own, np.stack(numbers, 1))
-                said = transformed.apply(theta, own, shared, jnp.asarray(np.stack(numbers, 1)))
-            factor, done = planned(state.count, horizon), 0
+            matrix = [role in MATRICES for role in roles]
+            seen = [_observed(_stack([leaves[i] for i in places]), matrix[places[0]]) for places in groups]
+            back = np.argsort(np.concatenate(groups))
+            sums = Sums._make(jnp.concatenate(column)[back] for column in zip(*(s for _, s in seen), strict=True))
+            numbers, own = _read(sums, state.numbers, count, [leaf.g for leaf in leaves], roles)
+            which = np.eye(len(ROLES), dtype=np.float32)[:, [ROLES.index(role) for role in roles]]
+            shared = _shared(count, horizon, losses, first, own, which)
+            said = transformed.apply(theta, own, shared, jnp.asarray(which))
+            paces = _paces(config, sums, numbers, said, count, planned(state.count, horizon), roles)
             found: list[Any] = [None] * len(leaves)
             for places, (stack, _) in zip(groups, seen, strict=True):
-                role = roles[places[0]]
-                said_here = said[:, done : done + len(places)].T
-                done += len(places)
-                move = _moved(config, role, stack, said_here, count, factor)
+                pace = Paces._make(x[np.asarray(places)] for x in paces)
+                moved = _turned(stack, pace) if matrix[places[0]] else _adam(stack, pace, count)
                 for k, i in enumerate(places):
-                    one = jax.tree.map(lambda a, k=k: a[k], (move, stack.fast, stack.slow, stack.nu, stack.trace))
-                    old = leaves[i]
-                    found[i] = (
-                        like(one[0], old.g),
-                        one[1].astype(old.fast.dtype),
-                        one[2].astype(old.slow.dtype),
-                        *one[3:],
-                    )
-            moves, fast, slow, nu, trace = (tree.unflatten([part[j] for part in found]) for j in range(5))
-            return moves, LearnedPolarState(count, fast, slow, nu, trace, state.scale, losses, first)
+                    old, one = leaves[i], jax.tree.map(lambda a, k=k: a[k], (moved, stack.fast, stack.slow, stack.nu))
+                    found[i] = like(one[0], old.g), one[1].astype(old.fast.dtype), one[2].astype(old.slow.dtype), one[3]
+            moves, fast, slow, nu = (tree.unflatten([part[j] for part in found]) for j in range(4))
+            return moves, LearnedPolarState(count, fast, slow, nu, numbers, losses, first)
 
         return optax.GradientTransformationExtraArgs(lambda params: start(params, label), update)
 
     return gradient_based(init, native)
-
-
-def _one_hot(role: str) -> np.ndarray:
-    return np.eye(len(ROLES), dtype=np.float32)[ROLES.index(role)]
 
 
 def _stack(leaves: list[Leaf]) -> Leaf:
@@ -223,50 +208,56 @@ def _mean(x: Array) -> Array:
     return jnp.mean(x, tuple(range(1, x.ndim))) if x.size else jnp.zeros(len(x), x.dtype)
 
 
-def _size(x: Array) -> Array:
-    return jnp.sqrt(_mean(squared(x)))
+def _product(x: Array, y: Array) -> Array:
+    return _mean(jnp.real(x * y.conj()))
 
 
-def _observe(leaf: Leaf, count: Any, role: str) -> tuple[Leaf, Float[Array, "own n"]]:
-    """A stack after its gradients, and what the network is to know of each tensor, numbers within about [-3, 3]."""
-    g, w, matrix = leaf.g, leaf.w, role in MATRICES
-    size, weight = _size(g), _size(w)
-    before = _size(leaf.fast)
-    agreement = _mean(jnp.real(g * leaf.fast.conj())) / (size * before + TINY**2)
-    fast, slow = FAST * leaf.fast + (1 - FAST) * g, SLOW * leaf.slow + (1 - SLOW) * g
-    square = squared(g)
-    nu = SECOND * leaf.nu + (1 - SECOND) * (_mean(square) if matrix else square)
-    usual = jnp.sqrt(_mean(nu) / weight_of(SECOND, count)) + TINY
-    slope = jnp.sum(jnp.real(g * w.conj()), tuple(range(1, g.ndim)))
-    cosine = squared(slope / (max(g[0].size, 1) * size * weight + TINY**2))
+def _observed(leaf: Leaf, matrix: bool) -> tuple[Leaf, Sums]:
+    """A stack after its gradients, and what is read of it."""
+    g, w, before = leaf.g, leaf.w, leaf.fast
+    fast, slow = FAST * before + (1 - FAST) * g, SLOW * leaf.slow + (1 - SLOW) * g
+    if not matrix:
+        leaf = leaf._replace(nu=SECOND * leaf.nu + (1 - SECOND) * squared(g))
+    pairs = ((g, g), (w, w), (g, w), (before, before), (g, before), (fast, fast), (slow, slow), (fast, slow))
+    return leaf._replace(fast=fast, slow=slow), Sums._make(_product(*pair) for pair in pairs)
+
+
+def _read(
+    sums: Sums, numbers: Array, count: Any, leaves: list[Any], roles: list[str]
+) -> tuple[Float[Array, "6 leaves"], Float[Array, "own leaves"]]:
+    """The numbers after a gradient, and what the network is to know of each tensor, within about [-3, 3]."""
+    size, weight, before, fast, slow = (
+        jnp.sqrt(x) for x in (sums.gg, sums.ww, sums.before, sums.fast, sums.slow)
+    )  # root mean squares
+    nu, first, second, agreed, cosines, scale = numbers
+    entries = np.array([max(jnp.size(leaf), 1) for leaf in leaves], np.float32)
+    agreement = sums.g_before / (size * before + TINY**2)
+    long_agreed = jnp.tanh(5 * agreed)
+    slope, cosine = entries * sums.gw, squared(sums.gw / (size * weight + TINY**2))
     b1, b2 = NORM_DECAYS
-    first, second, agreed, cosines = jnp.moveaxis(leaf.trace, 1, 0)
+    nu = SECOND * nu + (1 - SECOND) * sums.gg
     first, second = b1 * first + (1 - b1) * slope, b2 * second + (1 - b2) * slope**2
     agreed, cosines = 0.9 * agreed + 0.1 * agreement, 0.95 * cosines + 0.05 * cosine
-    trace = jnp.stack([first, second, agreed, cosines], axis=1)
-    ratio, slower = (_size(x) / weight_of(d, count) / usual for x, d in ((fast, FAST), (slow, SLOW)))
-    both = _mean(jnp.real(fast * slow.conj())) / (_size(fast) * _size(slow) + TINY**2)
-    rows, columns = two_axes(g[0]) if matrix else (1, 1)
-    features = jnp.stack(
-        [
-            _log(ratio) + 1.5, _log(slower) + 2, 2 * agreed, 2 * both, _growth(trace, count),
-            _log(size / usual), _log(weight / leaf.scale),
-            jnp.maximum(_log(cosines / weight_of(SECOND, count)) / 2, -4) + 2,
-            jnp.full(len(g), np.log(rows / columns) / 3),
-            agreement * 2, jnp.tanh(5 * leaf.trace[:, 2]),
-        ]
-    )  # fmt: skip
-    return leaf._replace(fast=fast, slow=slow, nu=nu, trace=trace), features
+    numbers = jnp.stack([nu, first, second, agreed, cosines, scale])
+    usual = jnp.sqrt(nu / weight_of(SECOND, count)) + TINY
+    shapes = [two_axes(leaf) if role in MATRICES else (1, 1) for leaf, role in zip(leaves, roles, strict=True)]
+    features = [
+        _log(fast / weight_of(FAST, count) / usual) + 1.5, _log(slow / weight_of(SLOW, count) / usual) + 2,
+        2 * agreed, 2 * sums.both / (fast * slow + TINY**2), _growth(numbers, count),
+        _log(size / usual), _log(weight / scale), jnp.maximum(_log(cosines / weight_of(SECOND, count)) / 2, -4) + 2,
+        jnp.asarray([np.log(rows / columns) / 3 for rows, columns in shapes], size.dtype), 2 * agreement, long_agreed,
+    ]  # fmt: skip
+    return numbers, jnp.stack(features)
 
 
 def _log(x: Array) -> Array:
     return jnp.clip(jnp.log(x + TINY), -5, 5)
 
 
-def _growth(trace: Array, count: Any) -> Array:
+def _growth(numbers: Array, count: Any) -> Array:
     """Adam's direction for the logarithm of the norm."""
     b1, b2 = NORM_DECAYS
-    return trace[:, 0] / weight_of(b1, count) / (jnp.sqrt(trace[:, 1] / weight_of(b2, count)) + TINY)
+    return numbers[1] / weight_of(b1, count) / (jnp.sqrt(numbers[2] / weight_of(b2, count)) + TINY)
 
 
 def _losses(state: LearnedPolarState, value: Any) -> tuple[Array, Array]:
@@ -297,32 +288,68 @@ def _shared(count: Any, horizon: Any, losses: Array, first: Array, own: Array, r
     return jnp.concatenate([jnp.clip(trend, -3, 3), jnp.stack(time), averages])
 
 
-def _moved(
-    config: LearnedPolarConfig, role: str, leaf: Leaf, said: Float[Array, "n outputs"], count: Any, factor: Any
-) -> Array:
-    """The update of a stack."""
-    longer, norm_longer, drift, slow_share, raw_share = (FARTHEST[None] * jnp.tanh(said / FARTHEST[None])).T
+class Paces(NamedTuple):
+    """How each leaf moves, [leaves]; the direction is `fast_share fast + slow_share slow + g_share g`.
+
+    Attributes:
+      fast_share, slow_share, g_share: of momenta and gradient in the direction.
+      pace: of a matrix the angle of its step; of others, the root mean square of the longest step.
+      stretch: logarithm of how much the norm of a matrix is multiplied with.
+      size: root mean square of the parameters.
+      scale: the size that the steps are measured by.
+    """
+
+    fast_share: Any
+    slow_share: Any
+    g_share: Any
+    pace: Any
+    stretch: Any
+    size: Any
+    scale: Any
+
+
+def _paces(
+    config: LearnedPolarConfig, sums: Sums, numbers: Any, said: Any, count: Any, factor: Any, roles: list[str]
+) -> Paces:
+    """From what the network says of each leaf, [outputs, leaves]."""
+    longer, norm_longer, drift, slow_share, g_share = FARTHEST[:, None] * jnp.tanh(said / FARTHEST[:, None])
+    matrix = np.array([role in MATRICES for role in roles])
+    share = np.array([config.embedding_step if role == "embedding" else config.vector_step for role in roles])
+    scale, weight = numbers[-1], weight_of(FAST, count)
+    nesterov = FAST**2 * sums.fast + (1 - FAST) ** 2 * sums.gg
+    nesterov = nesterov + 2 * FAST * (1 - FAST) * (FAST * sums.g_before + (1 - FAST) * sums.gg)
+    nesterov = jnp.sqrt(jnp.maximum(nesterov, 0)) + TINY
+    # a matrix asks for a direction alone; others for one whose length is that of the momentum, as in Adam
+    size = jnp.where(matrix, 1.0, jnp.sqrt(sums.fast) / weight)
+    slow_share = size * slow_share / (jnp.sqrt(sums.slow) + TINY)
+    g_share = size * g_share / (jnp.sqrt(sums.gg) + TINY) + jnp.where(matrix, (1 - FAST) / nesterov, 0.0)
+    fast_share = jnp.where(matrix, FAST / nesterov, 1 / weight)
+    usual = numbers[0] / weight_of(SECOND, count) + TINY**2
+    gain = jnp.clip(sums.fast / weight**2 / usual / config.quiet**2, config.least, 2.0)
+    pace = config.step * factor * jnp.exp(longer) * jnp.where(matrix, gain, share * scale)
+    stretch = config.norm_step * factor * (drift - jnp.exp(norm_longer) * _growth(numbers, count))
+    return Paces(fast_share, slow_share, g_share, pace, stretch, jnp.sqrt(sums.ww), scale)
+
+
+def _direction(leaf: Leaf, pace: Paces) -> Array:
     g = leaf.g
-    nesterov = FAST * leaf.fast + (1 - FAST) * g
-    mixed = [(nesterov, 1.0), (leaf.slow, slow_share), (g, raw_share)]
-    unit: Any = sum(x * over(share / (_size(x) + TINY), x) for x, share in mixed)
-    if role not in MATRICES:
-        share = config.embedding_step if role == "embedding" else config.vector_step
-        root = jnp.sqrt(leaf.nu / weight_of(SECOND, count)) + TINY
-        plain = leaf.fast / weight_of(FAST, count)
-        size = _size(plain)
-        direction = (plain + over(size, g) * (unit - nesterov / over(_size(nesterov) + TINY, g))) / root
-        rate = config.step * factor * share * leaf.scale * jnp.exp(longer) / jnp.maximum(_size(direction), 1.0)
-        return -over(rate, g) * direction
-    usual = leaf.nu / weight_of(SECOND, count) + TINY**2
-    q2 = _mean(squared(leaf.fast)) / weight_of(FAST, count) ** 2 / usual
-    gain = jnp.clip(q2 / config.quiet**2, config.least, 2.0) * jnp.exp(longer)
-    angle = config.step * factor * gain
-    direction = jax.vmap(orthogonalised)(unit)
-    w, size = leaf.w, _size(leaf.w)
-    pace = config.norm_step * factor
-    stretch = jnp.exp(pace * (drift - jnp.exp(norm_longer) * _growth(leaf.trace, count)))
-    update = jax.vmap(turned)(w, direction, angle) * over(stretch, w) - w
+    return over(pace.fast_share, g) * leaf.fast + over(pace.slow_share, g) * leaf.slow + over(pace.g_share, g) * g
+
+
+def _turned(leaf: Leaf, pace: Paces) -> Array:
+    """The update of a stack of matrices: `r e^s n(n(w) - a n(d)) - w`, with r the norm of w and `n(x) = x / |x|`."""
+    w, direction = leaf.w, jax.vmap(orthogonalised)(_direction(leaf, pace))
+    length = jnp.sqrt(_product(direction, direction)) + TINY
+    cosine = _product(w, direction) / (pace.size * length + TINY**2)
+    # of n(w) - a n(d) the squared norm is 1 - 2 a cosine + a^2
+    longer = pace.stretch - 0.5 * jnp.log1p(pace.pace * (pace.pace - 2 * cosine))
+    update = over(jnp.expm1(longer), w) * w - over(jnp.exp(longer) * pace.pace * pace.size / length, w) * direction
     # a matrix that begins at zero has no direction to turn from
-    from_zero = -over(angle * leaf.scale / (_size(direction) + TINY), w) * direction
-    return jnp.where(over(size, w) > 0, update, from_zero)
+    from_zero = -over(pace.pace * pace.scale / length, w) * direction
+    return jnp.where(over(pace.size, w) > 0, update, from_zero)
+
+
+def _adam(leaf: Leaf, pace: Paces, count: Any) -> Array:
+    """The update of a stack of other leaves: by the direction of Adam, of root mean square 1 at most."""
+    direction = _direction(leaf, pace) / (jnp.sqrt(leaf.nu / weight_of(SECOND, count)) + TINY)
+    return -over(pace.pace / jnp.maximum(jnp.sqrt(_product(direction, direction)), 1.0), direction) * direction
