@@ -10,6 +10,7 @@ import jax
 import typer
 
 from experiments.directory import fresh_directory
+from l2o.errors import UserError
 from l2o.files import write_whole
 from meta import parallel
 
@@ -63,13 +64,28 @@ def rules(quick: Quick = False, out: Out = None) -> None:
 def meta_step(
     quick: Quick = False,
     out: Out = None,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="CONFIG", help="A config's name or TOML file, to measure its meta-steps alone."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Override a field of the config; repeatable."),
+    ] = None,
     cpu_devices: Annotated[int | None, typer.Option(min=1, help="CPU devices; by default one per core.")] = None,
 ) -> None:
-    """Meta-steps per second, against a Python loop over a jitted step."""
+    """Meta-steps per second, against a Python loop over a jitted step, or those of a config."""
     from experiments.bench import meta_step
+    from experiments.run import Experiment
 
+    if overrides and config is None:
+        raise UserError("--set changes a field of a config: name one with --config")
+    experiment = None if config is None else Experiment.load(config, overrides or [])
     parallel.use_cores(cpu_devices)
-    save("meta_step", out, lambda out: meta_step.run(quick))
+    save(
+        "meta_step", out,
+        lambda out: meta_step.run(quick) if experiment is None else meta_step.run_config(experiment, quick),
+    )  # fmt: skip
 
 
 @app.command()

@@ -8,13 +8,17 @@ import optax
 
 from experiments.bench.networks import mlp_rule
 from experiments.bench.timing import in_turns, ratio, show
+from experiments.run import Experiment
 from l2o.core import LearnedOptimizer
+from l2o.errors import UserError
 from l2o.gradient.lstm import LSTMConfig
 from l2o.registry import parse
 from l2o.unroll import query
 from meta import parallel
 from meta.curriculum import FixedConfig
 from meta.estimator import EstimatorConfig
+from meta.estimator.backprop import BackpropConfig
+from meta.estimator.perturbed import PerturbedConfig
 from meta.learner.gradient import AdamLearnerConfig
 from meta.objective import SumConfig
 from tasks.quadratic import QuadraticConfig
@@ -180,3 +184,56 @@ def run(quick: bool = False) -> dict[str, Any]:
                 flush=True,
             )
     return {"rows": rows}
+
+
+def inner_steps(experiment: Experiment) -> int:
+    """How many inner steps a meta-step of a config takes, over all its runs.
+
+    Raises:
+      UserError: it takes none, or not the same number in each.
+    """
+    meta = experiment.meta
+    estimator = meta.estimator
+    if isinstance(estimator, PerturbedConfig):
+        runs = 2 * estimator.pairs * meta.tasks
+    elif isinstance(estimator, BackpropConfig):
+        runs = meta.tasks
+    else:
+        named = "none" if estimator is None else repr(estimator.kind)
+        raise UserError(f"meta.estimator: found {named}, expected backprop, es, pes or nres to measure a meta-step")
+    return runs * min(estimator.unroll_length or meta.horizon.longest, meta.horizon.longest)
+
+
+def run_config(experiment: Experiment, quick: bool = False) -> dict[str, Any]:
+    """Meta-steps of a config as `l2o train` makes them, measured and printed; returns the row as JSON."""
+    inner, meta = inner_steps(experiment), experiment.meta
+    learned, tasks = experiment.optimizer.build(), experiment.task.build("train")
+    learner = meta.learner(learned, tasks)
+    stage = parallel.place(meta.horizon.family(tasks, 0), learner.mesh)
+    shardings = jax.tree.map(lambda spec: jax.NamedSharding(learner.mesh, spec), learner.specs)
+    theta = parallel.place(learned.init(jax.random.key(0)), learner.mesh)
+    start = jax.jit(lambda theta, family: learner.init(jax.random.key(1), family, theta), out_shardings=shardings)
+
+    def run(state):
+        return jax.lax.scan(lambda s, _: (learner.step(s, stage)[0], None), state, None, STEPS)[0]
+
+    timing = in_turns({"run": (run, start(theta, stage))}, rounds=1 if quick else 5)["run"]
+    seconds = timing.median / STEPS
+    row = {
+        "optimizer": experiment.optimizer.kind,
+        "tasks": meta.tasks,
+        "devices": learner.mesh.size,
+        "meta_steps_per_second": 1 / seconds,
+        "inner_steps_per_second": inner / seconds,
+        "compile_seconds": timing.compile,
+        "temporary_bytes": timing.temporary,
+        "training_seconds": meta.steps * seconds,
+    }
+    print(
+        f"{row['optimizer']}: {meta.tasks} tasks, {inner} inner steps in a meta-step, {row['devices']} devices\n"
+        f"{1 / seconds:.2f} meta-steps/s, {inner / seconds:.0f} inner steps/s, compiled in {timing.compile:.0f} s,"
+        f" {timing.temporary / 1e6:.0f} MB of intermediates;"
+        f" all {meta.steps} meta-steps would take {meta.steps * seconds / 60:.1f} minutes without validation",
+        flush=True,
+    )
+    return {"config": experiment.model_dump(mode="json"), "row": row}

@@ -34,8 +34,8 @@ def mlp_rule(hidden: int = 32, layers: int = 2) -> LearnedOptimizer:
     def start(params: Any) -> tuple[Any, Any]:
         return jax.tree.map(lambda p: jnp.zeros((len(DECAYS), p.size)), params), jnp.zeros((), jnp.int32)
 
-    def native(theta, horizon=None, label=None):
-        del horizon, label
+    def native(theta, horizon=None):
+        del horizon
 
         def leaf(gradient, momenta, param, t):
             gradient, param = gradient.ravel(), param.ravel()

@@ -191,7 +191,7 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
 
         return optax.GradientTransformationExtraArgs(lambda params: start(params, label), update)
 
-    return gradient_based(init, native)
+    return gradient_based(init, native, labelled=True)
 
 
 def _stack(leaves: list[Leaf]) -> Leaf:

@@ -88,8 +88,8 @@ def lstm(config: LSTMConfig) -> LearnedOptimizer:
     def init(key) -> Theta:
         return transformed.init(key, jnp.zeros(1), start(jnp.zeros(1)))
 
-    def native(theta: Theta, horizon: Any = None, label: Any = None) -> optax.GradientTransformationExtraArgs:
-        del label, horizon  # the 2016 optimizer does not know how long it will run
+    def native(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
+        del horizon  # the 2016 optimizer does not know how long it will run
 
         def one(gradient, *parts):
             output, new = apply(theta, gradient, tuple(zip(parts[::2], parts[1::2], strict=True)))

@@ -168,9 +168,7 @@ def mlp(config: MLPConfig) -> LearnedOptimizer:
             jax.tree.map(scale, params), jnp.zeros(len(LOSSES)), jnp.zeros(()), jnp.zeros((), jnp.int32),
         )  # fmt: skip
 
-    def native(theta: Theta, horizon: Any = None, label: Any = None) -> optax.GradientTransformationExtraArgs:
-        del label
-
+    def native(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
         def update(updates, state, params=None, *, value=None, **rest):
             del rest
             if params is None:

@@ -97,8 +97,8 @@ def rnnprop(config: RNNpropConfig) -> LearnedOptimizer:
         output, layers = transformed.apply(theta, inputs, tuple(zip(parts[::2], parts[1::2], strict=True)))
         return output, m, v, *(part for pair in layers for part in pair)
 
-    def native(theta: Theta, horizon: Any = None, label: Any = None) -> optax.GradientTransformationExtraArgs:
-        del horizon, label
+    def native(theta: Theta, horizon: Any = None) -> optax.GradientTransformationExtraArgs:
+        del horizon
 
         def update(updates, state, params=None, **extra):
             del params, extra

@@ -117,8 +117,7 @@ class CeloState(NamedTuple):
     rule: Any
 
 
-def _native(theta: Theta, horizon: Any, label: Any = None) -> optax.GradientTransformationExtraArgs:
-    del label
+def _native(theta: Theta, horizon: Any) -> optax.GradientTransformationExtraArgs:
     if horizon is None:
         raise UserError("celo needs the horizon, the whole number of updates that the run will have")
     theta = jax.tree.map(jnp.asarray, theta)

@@ -69,19 +69,21 @@ def from_optax(
 def gradient_based(
     init: Callable[[Any], Theta],
     native: Callable[..., optax.GradientTransformationExtraArgs],
+    labelled: bool = False,
 ) -> LearnedOptimizer:
-    """A learned optimizer from its native form `(theta, horizon, label) -> optax transformation`.
+    """A learned optimizer from its native form `(theta, horizon) -> optax transformation`.
 
     The form that users get refuses a wrong `horizon` or `value=` with a `UserError`, whether or not the family reads
-    it, so that one optimizer can be exchanged for another.
+    it, so that one optimizer can be exchanged for another. So it takes a `label=`, which only a native form that is
+    `labelled` gets, as its third argument.
     """
 
     def bind(theta: Theta) -> Optimizer:
-        return from_optax(lambda horizon: native(theta, horizon, None))
+        return from_optax(lambda horizon: native(theta, horizon))
 
     def checked(theta: Theta, horizon: Any = None, label: Any = None) -> optax.GradientTransformationExtraArgs:
         _check_horizon(horizon)
-        tx = native(theta, horizon, label)
+        tx = native(theta, horizon, label) if labelled else native(theta, horizon)
 
         def update(updates, state, params=None, **extra):
             if extra.get("value") is not None:

@@ -11,16 +11,19 @@ import optax
 import pytest
 from typer.testing import CliRunner
 
+import l2o
 from experiments.bench import bias, influence, meta_step, scaling, update
 from experiments.bench.commands import app
 from experiments.bench.networks import mlp_rule
 from experiments.bench.timing import Timing, in_turns, ratio
+from experiments.run import Experiment
 from l2o.gradient.lstm import LSTMConfig
 from l2o.lift.optax import gradient_based
 from l2o.registry import parse
 from meta.estimator import EstimatorConfig
 from meta.estimator.base import InnerRun, Windows
 from meta.objective import SumConfig
+from meta.trainer import MetaConfig
 
 
 @pytest.fixture
@@ -122,6 +125,27 @@ DESCENT = gradient_based(
     lambda key: {"rate": jnp.array(-3.0), "momentum": jnp.array(0.2)},
     lambda theta, horizon: optax.sgd(jnp.exp(theta["rate"]), jax.nn.sigmoid(theta["momentum"])),
 )
+
+
+def test_meta_steps_of_a_config(tmp_path):
+    quadratics = {"kind": "quadratic", "dimension": 2}
+    meta = {"steps": 30, "tasks": 2, "horizon": 4, "estimator": {"kind": "nres", "unroll_length": 3, "pairs": 5}}
+    experiment = Experiment.parse({"optimizer": {"kind": "lstm", "hidden": 2}, "task": quadratics, "meta": meta}, "x")
+    assert meta_step.inner_steps(experiment) == 2 * 2 * 5 * 3
+    (tmp_path / "mine.toml").write_text(experiment.toml())
+    arguments = ["--config", str(tmp_path / "mine.toml"), "--set", "meta.tasks=4", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["meta_step", "--quick", *arguments], catch_exceptions=False)
+    row = json.loads((tmp_path / "out" / "meta_step.json").read_text())["row"]
+    assert row["tasks"] == 4 and "120 inner steps in a meta-step" in result.output
+    assert row["inner_steps_per_second"] == pytest.approx(120 * row["meta_steps_per_second"])
+    assert row["training_seconds"] == pytest.approx(30 / row["meta_steps_per_second"])
+    backprop = experiment.model_copy(update={"meta": MetaConfig(steps=1, tasks=3, horizon=4)})
+    assert meta_step.inner_steps(backprop) == 3 * 4
+    imitation = MetaConfig.model_validate({"steps": 1, "optimizer": {"kind": "imitation"}})
+    with pytest.raises(l2o.UserError, match="expected backprop, es, pes or nres"):
+        meta_step.inner_steps(experiment.model_copy(update={"meta": imitation}))
+    with pytest.raises(l2o.UserError, match="name one with --config"):
+        CliRunner().invoke(app, ["meta_step", "--set", "meta.tasks=4"], catch_exceptions=False)
 
 
 @pytest.mark.slow
