@@ -60,6 +60,15 @@ def rules(quick: Quick = False, out: Out = None) -> None:
     save("rules", out, lambda out: rules.run(quick))
 
 
+@app.command()
+def collectives(quick: Quick = False, out: Out = None) -> None:
+    """What four devices send each other in an update of rules for whole tensors, beside optax.contrib.muon."""
+    from experiments.bench import collectives
+
+    parallel.use_cores(collectives.DEVICES)
+    save("collectives", out, lambda out: collectives.run(quick))
+
+
 @app.command("meta_step")
 def meta_step(
     quick: Quick = False,

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 import l2o
-from experiments.bench import bias, influence, meta_step, scaling, update
+from experiments.bench import bias, collectives, influence, meta_step, scaling, update
 from experiments.bench.commands import app
 from experiments.bench.networks import mlp_rule
 from experiments.bench.timing import Timing, in_turns, ratio
@@ -111,6 +111,24 @@ def test_the_plain_haiku_network_makes_the_same_updates():
             updates.append(moved)
     assert np.abs(updates[0]).min() > 1e-3
     np.testing.assert_allclose(updates[0], updates[1], rtol=1e-4, atol=1e-6)
+
+
+# collectives
+
+
+def test_collectives_are_counted_in_a_program():
+    program = """
+      %a = (f32[3,4]{1,0}, f32[]) all-reduce(%x, %y), to_apply=%sum
+      %g = bf16[8]{0} all-gather(%z), dimensions={0}
+      %s = f32[2]{0} add(%p, %q)
+    """
+    assert collectives.counted(program) == (2, 4 * 12 + 4 + 2 * 8)
+
+
+def test_too_few_devices_to_split_over(monkeypatch):
+    monkeypatch.setattr(collectives, "DEVICES", 1000)
+    with pytest.raises(l2o.UserError, match=f"found {len(jax.devices())} devices, expected at least 1000"):
+        collectives.split({"w": jnp.ones(4)})
 
 
 # meta_step
