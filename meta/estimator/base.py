@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
 from l2o.core import Carry, LearnedOptimizer, Objective, State, Theta
@@ -144,8 +145,14 @@ class Windows(NamedTuple):
         return runs._replace(step=jax.vmap(lambda p, f: self.phase(p, family, f))(runs.params, fractions))
 
 
-def over_parts(estimator: Estimator, parts: int) -> Estimator:
-    """One copy of an estimator for each part of a mixture of families; gradient and loss are the means."""
+def over_parts(estimator: Estimator, parts: int, clip: float | None = None) -> Estimator:
+    """One copy of an estimator for each part of a mixture of families; gradient and loss are the means.
+
+    Args:
+      estimator: of one part.
+      parts: how many there are.
+      clip: gradients of parts are made no longer than this many times the median of their norms.
+    """
     if parts == 1:
         return estimator
 
@@ -156,6 +163,10 @@ def over_parts(estimator: Estimator, parts: int) -> Estimator:
     def estimate(theta, state, family):
         pairs = zip(state, family.parts, strict=True)
         gradients, states, losses = zip(*(estimator.estimate(theta, s, part) for s, part in pairs), strict=True)
+        if clip is not None:
+            norms = jnp.stack([optax.tree.norm(gradient) for gradient in gradients])
+            shares = jnp.minimum(1.0, clip * jnp.median(norms) / jnp.where(norms > 0, norms, 1.0))
+            gradients = [optax.tree.scale(share, g) for share, g in zip(shares, gradients, strict=True)]
         return jax.tree.map(lambda *g: sum(g) / parts, *gradients), states, nanmean(jnp.stack(losses))
 
     return Estimator(init, estimate, estimator.runs)

@@ -21,6 +21,8 @@ class AdamLearnerConfig(LearnerConfig):
       schedule: "cosine" decays to a hundredth of the peak over the training, "constant" does not.
       warmup: meta-steps of linear warm-up from zero.
       clip: largest global norm of the meta-gradient, positive.
+      clip_parts: largest norm of the meta-gradient of one family of a mixture, as a multiple of the median over its
+        families, so that no kind of tasks drowns the others; no bound when left out. Each device counts its own runs.
     """
 
     kind: Literal["adam"] = "adam"
@@ -28,6 +30,7 @@ class AdamLearnerConfig(LearnerConfig):
     schedule: Literal["cosine", "constant"] = "cosine"
     warmup: int = Field(default=0, ge=0)
     clip: float = Field(default=1.0, gt=0)
+    clip_parts: float | None = Field(default=None, gt=0)
 
     def transformation(self, steps: int) -> optax.GradientTransformation:
         """The optax transformation for a training of that many meta-steps."""
@@ -51,7 +54,7 @@ class AdamLearnerConfig(LearnerConfig):
         transformation = self.transformation(steps)
         whole = estimator.build(learned, objective, horizon, share(tasks, parts), AXIS)
         chosen = mesh(devices, whole.runs)
-        divided = divide(over_parts(whole, parts), chosen)
+        divided = divide(over_parts(whole, parts, self.clip_parts), chosen)
 
         def init(key, family, theta):
             return self.begin(theta, transformation.init(theta), divided.init(key, theta, family))

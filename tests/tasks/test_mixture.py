@@ -117,6 +117,22 @@ def test_a_part_without_a_finite_loss_has_no_say_in_the_loss():
         np.testing.assert_allclose(gradient["w"], np.mean(losses), rtol=1e-6)
 
 
+def test_a_part_whose_gradient_is_long_is_shortened_to_the_median():
+    def estimate(theta, state, family):
+        return {"w": family, "v": 2 * family}, state, jnp.zeros(())
+
+    found = {}
+    for clip in (None, 1.0, 2.0):
+        whole = over_parts(Estimator(lambda key, theta, family: 0, estimate, 1), 3, clip)
+        family: Any = SimpleNamespace(parts=[jnp.asarray(x) for x in (-1.0, 2.0, 600.0)])
+        found[clip] = float(whole.estimate({}, (0, 0, 0), family)[0]["w"])
+    assert found == pytest.approx({None: 601 / 3, 1.0: (-1 + 2 + 2) / 3, 2.0: (-1 + 2 + 4) / 3})
+    zeros: Any = SimpleNamespace(parts=[jnp.zeros(())] * 3)
+    assert whole.estimate({}, (0, 0, 0), zeros)[0]["w"] == 0
+    config = MetaConfig.model_validate({"steps": 1, "optimizer": {"kind": "adam", "clip_parts": 1.0}})
+    assert isinstance(config.optimizer, AdamLearnerConfig) and config.optimizer.clip_parts == 1.0
+
+
 # evaluation
 
 
