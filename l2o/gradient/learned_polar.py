@@ -8,8 +8,8 @@ norm, a drift of the norm, and how much of a slower momentum and of the gradient
     d = n(nesterov) + a n(slow) + b n(g)
     W <- |W| exp(-rho e^r nu + rho s) n(n(W) - eta gamma e^l n(orthogonalised(d)))
 
-with (l, r, s, a, b) written by the network, each within bounds, so that no step is more than 4.5 times, and none less
-than 0.22 of, what polar's would be. It answers zero before meta-training, and the rule is polar then.
+with (l, r, s, a, b) written by the network, each within bounds, so that no step is more than twice, and none less
+than half of, what polar's would be. It answers zero before meta-training, and the rule is polar then.
 Multiplying the loss by a constant changes nothing; neither does measuring all parameters in another unit.
 """
 
@@ -37,7 +37,7 @@ LOSSES: Any = np.array([0.8, 0.95, 0.99], np.float32)
 OWN, SHARED, OUTPUTS = 11, 12, 5  # numbers that the network reads of a tensor and of the run, and those it writes
 NUMBERS = 6  # that are kept of a tensor, see `LearnedPolarState`
 LOUDNESS = 2.0  # of what the network says; a small change of theta is then one of a step that the loss tells from noise
-FARTHEST: Any = np.array([1.5, 1.5, 1.0, 2.0, 2.0], np.float32)  # it may go from the prior, output by output
+FARTHEST: Any = np.array([0.7, 1.5, 1.0, 2.0, 2.0], np.float32)  # it may go from the prior, output by output
 BLIND_HORIZON, BLIND_PROGRESS = 1000.0, 1 / 3  # what a run without a known horizon looks like to the network
 
 
