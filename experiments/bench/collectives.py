@@ -52,7 +52,7 @@ def sent(tx: optax.GradientTransformation, params: Any) -> tuple[int, int]:
         updates, state = tx.update(gradients, state, params, value=jnp.ones(()))
         return optax.apply_updates(params, updates), state
 
-    return counted(jax.jit(update).lower(placed, state, placed).compile().as_text())
+    return counted(jax.jit(update).lower(placed, state, placed).compile().as_text() or "")
 
 
 def run(quick: bool = False) -> dict[str, Any]:
