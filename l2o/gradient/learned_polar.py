@@ -8,8 +8,8 @@ norm, a drift of the norm, and how much of a slower momentum and of the gradient
     d = n(nesterov) + a n(slow) + b n(g)
     W <- |W| exp(-rho e^r nu + rho s) n(n(W) - eta gamma e^l n(orthogonalised(d)))
 
-with (l, r, s, a, b) written by the network, each within bounds, so that no step is more than twice, and none less
-than half of, what polar's would be. It answers zero before meta-training, and the rule is polar then.
+with (l, r, s, a, b) written by the network, each within bounds: no angle is more than twice, or less than half of, what
+polar's would be, and e^r is at most 4.5. It answers zero before meta-training, and the rule is polar then.
 Multiplying the loss by a constant changes nothing; neither does measuring all parameters in another unit.
 """
 
@@ -103,7 +103,7 @@ class Leaf(NamedTuple):
     nu: Any
 
 
-class Sums(NamedTuple):
+class Means(NamedTuple):
     """Means over the entries of each leaf, [leaves]: products of gradient g, parameters w and momenta.
 
     `before` is the fast momentum before this gradient. They are all that a reading of the tensors tells.
@@ -173,12 +173,12 @@ def learned_polar(config: LearnedPolarConfig) -> LearnedOptimizer:
             matrix = [role in MATRICES for role in roles]
             seen = [_observed(_stack([leaves[i] for i in places]), matrix[places[0]]) for places in groups]
             back = np.argsort(np.concatenate(groups))
-            sums = Sums._make(jnp.concatenate(column)[back] for column in zip(*(s for _, s in seen), strict=True))
-            numbers, own = _read(sums, state.numbers, count, [leaf.g for leaf in leaves], roles)
+            means = Means._make(jnp.concatenate(column)[back] for column in zip(*(s for _, s in seen), strict=True))
+            numbers, own = _read(means, state.numbers, count, [leaf.g for leaf in leaves], roles)
             which = np.eye(len(ROLES), dtype=np.float32)[:, [ROLES.index(role) for role in roles]]
             shared = _shared(count, horizon, losses, first, own, which)
             said = transformed.apply(theta, own, shared, jnp.asarray(which))
-            paces = _paces(config, sums, numbers, said, count, planned(state.count, horizon), roles)
+            paces = _paces(config, means, numbers, said, count, planned(state.count, horizon), roles)
             found: list[Any] = [None] * len(leaves)
             for places, (stack, _) in zip(groups, seen, strict=True):
                 pace = Paces._make(x[np.asarray(places)] for x in paces)
@@ -212,30 +212,30 @@ def _product(x: Array, y: Array) -> Array:
     return _mean(jnp.real(x * y.conj()))
 
 
-def _observed(leaf: Leaf, matrix: bool) -> tuple[Leaf, Sums]:
+def _observed(leaf: Leaf, matrix: bool) -> tuple[Leaf, Means]:
     """A stack after its gradients, and what is read of it."""
     g, w, before = leaf.g, leaf.w, leaf.fast
     fast, slow = FAST * before + (1 - FAST) * g, SLOW * leaf.slow + (1 - SLOW) * g
     if not matrix:
         leaf = leaf._replace(nu=SECOND * leaf.nu + (1 - SECOND) * squared(g))
     pairs = ((g, g), (w, w), (g, w), (before, before), (g, before), (fast, fast), (slow, slow), (fast, slow))
-    return leaf._replace(fast=fast, slow=slow), Sums._make(_product(*pair) for pair in pairs)
+    return leaf._replace(fast=fast, slow=slow), Means._make(_product(*pair) for pair in pairs)
 
 
 def _read(
-    sums: Sums, numbers: Array, count: Any, leaves: list[Any], roles: list[str]
+    means: Means, numbers: Array, count: Any, leaves: list[Any], roles: list[str]
 ) -> tuple[Float[Array, "6 leaves"], Float[Array, "own leaves"]]:
     """The numbers after a gradient, and what the network is to know of each tensor, within about [-3, 3]."""
     size, weight, before, fast, slow = (
-        jnp.sqrt(x) for x in (sums.gg, sums.ww, sums.before, sums.fast, sums.slow)
+        jnp.sqrt(x) for x in (means.gg, means.ww, means.before, means.fast, means.slow)
     )  # root mean squares
     nu, first, second, agreed, cosines, scale = numbers
     entries = np.array([max(jnp.size(leaf), 1) for leaf in leaves], np.float32)
-    agreement = sums.g_before / (size * before + TINY**2)
+    agreement = means.g_before / (size * before + TINY**2)
     long_agreed = jnp.tanh(5 * agreed)
-    slope, cosine = entries * sums.gw, squared(sums.gw / (size * weight + TINY**2))
+    slope, cosine = entries * means.gw, squared(means.gw / (size * weight + TINY**2))
     b1, b2 = NORM_DECAYS
-    nu = SECOND * nu + (1 - SECOND) * sums.gg
+    nu = SECOND * nu + (1 - SECOND) * means.gg
     first, second = b1 * first + (1 - b1) * slope, b2 * second + (1 - b2) * slope**2
     agreed, cosines = 0.9 * agreed + 0.1 * agreement, 0.95 * cosines + 0.05 * cosine
     numbers = jnp.stack([nu, first, second, agreed, cosines, scale])
@@ -243,7 +243,7 @@ def _read(
     shapes = [two_axes(leaf) if role in MATRICES else (1, 1) for leaf, role in zip(leaves, roles, strict=True)]
     features = [
         _log(fast / weight_of(FAST, count) / usual) + 1.5, _log(slow / weight_of(SLOW, count) / usual) + 2,
-        2 * agreed, 2 * sums.both / (fast * slow + TINY**2), _growth(numbers, count),
+        2 * agreed, 2 * means.both / (fast * slow + TINY**2), _growth(numbers, count),
         _log(size / usual), _log(weight / scale), jnp.maximum(_log(cosines / weight_of(SECOND, count)) / 2, -4) + 2,
         jnp.asarray([np.log(rows / columns) / 3 for rows, columns in shapes], size.dtype), 2 * agreement, long_agreed,
     ]  # fmt: skip
@@ -309,26 +309,26 @@ class Paces(NamedTuple):
 
 
 def _paces(
-    config: LearnedPolarConfig, sums: Sums, numbers: Any, said: Any, count: Any, factor: Any, roles: list[str]
+    config: LearnedPolarConfig, means: Means, numbers: Any, said: Any, count: Any, factor: Any, roles: list[str]
 ) -> Paces:
     """From what the network says of each leaf, [outputs, leaves]."""
     longer, norm_longer, drift, slow_share, g_share = FARTHEST[:, None] * jnp.tanh(said / FARTHEST[:, None])
     matrix = np.array([role in MATRICES for role in roles])
     share = np.array([config.embedding_step if role == "embedding" else config.vector_step for role in roles])
     scale, weight = numbers[-1], weight_of(FAST, count)
-    nesterov = FAST**2 * sums.fast + (1 - FAST) ** 2 * sums.gg
-    nesterov = nesterov + 2 * FAST * (1 - FAST) * (FAST * sums.g_before + (1 - FAST) * sums.gg)
+    nesterov = FAST**2 * means.fast + (1 - FAST) ** 2 * means.gg
+    nesterov = nesterov + 2 * FAST * (1 - FAST) * (FAST * means.g_before + (1 - FAST) * means.gg)
     nesterov = jnp.sqrt(jnp.maximum(nesterov, 0)) + TINY
     # a matrix asks for a direction alone; others for one whose length is that of the momentum, as in Adam
-    size = jnp.where(matrix, 1.0, jnp.sqrt(sums.fast) / weight)
-    slow_share = size * slow_share / (jnp.sqrt(sums.slow) + TINY)
-    g_share = size * g_share / (jnp.sqrt(sums.gg) + TINY) + jnp.where(matrix, (1 - FAST) / nesterov, 0.0)
+    size = jnp.where(matrix, 1.0, jnp.sqrt(means.fast) / weight)
+    slow_share = size * slow_share / (jnp.sqrt(means.slow) + TINY)
+    g_share = size * g_share / (jnp.sqrt(means.gg) + TINY) + jnp.where(matrix, (1 - FAST) / nesterov, 0.0)
     fast_share = jnp.where(matrix, FAST / nesterov, 1 / weight)
     usual = numbers[0] / weight_of(SECOND, count) + TINY**2
-    gain = jnp.clip(sums.fast / weight**2 / usual / config.quiet**2, config.least, 2.0)
+    gain = jnp.clip(means.fast / weight**2 / usual / config.quiet**2, config.least, 2.0)
     pace = config.step * factor * jnp.exp(longer) * jnp.where(matrix, gain, share * scale)
     stretch = config.norm_step * factor * (drift - jnp.exp(norm_longer) * _growth(numbers, count))
-    return Paces(fast_share, slow_share, g_share, pace, stretch, jnp.sqrt(sums.ww), scale)
+    return Paces(fast_share, slow_share, g_share, pace, stretch, jnp.sqrt(means.ww), scale)
 
 
 def _direction(leaf: Leaf, pace: Paces) -> Array:
