@@ -160,7 +160,7 @@ def finetune(
     out: Annotated[Path | None, typer.Option(help="Output directory; by default a fresh runs/finetune-<n>.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in a directory.")] = False,
 ) -> None:
-    """Train an OptFormer further, on the studies of an Optuna storage."""
+    """Train an OptFormer further, on studies of an Optuna storage."""
     from experiments import finetune as tuning
     from experiments import run
     from experiments.directory import fresh_directory
@@ -239,6 +239,19 @@ def list_(modules: Import = None, as_json: Json = False) -> None:
     import_modules(modules)
     found = show.listing()
     print(show.strict_json(found) if as_json else "\n".join(show.listing_lines(found)))
+
+
+@app.command(epilog="Example: l2o configure runs/mine --set farthest=0.7 --out runs/narrowed")
+def configure(
+    name: Annotated[str, typer.Argument(help="A shipped optimizer, or a directory of a trained one.")],
+    overrides: Set = None,
+    out: Out = None,
+) -> None:
+    """Write a trained optimizer with other settings. What was trained stays as it is."""
+    from experiments import ship
+    from experiments.directory import fresh_directory
+
+    print(f"configured: {ship.configure(name, out or fresh_directory(Path(name).name), overrides or [])}")
 
 
 @app.command(epilog='Example: l2o ship runs/mine-1 runs/study_mine-1 mine "a line on what it is for"')

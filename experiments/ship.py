@@ -1,12 +1,41 @@
-"""Ship a trained optimizer: copy a run's artifact into the zoo, with its scores on held-out tasks."""
+"""Trained optimizers after their training: other settings, and a place in the zoo with scores on held-out tasks."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import l2o
 from experiments import study as studies
+from experiments.directory import claim
+from experiments.document import assign
 from l2o.errors import UserError
 from l2o.loaded import ZOO
+
+
+def configure(name: str | Path, out: Path, overrides: Sequence[str]) -> Path:
+    """Write the artifact of an optimizer with the same meta-parameters and other settings.
+
+    Its provenance says what was changed, as "configured", and has no held-out scores.
+
+    Args:
+      name: a shipped optimizer, a run or an artifact directory.
+      out: an empty or a new directory.
+      overrides: settings of its architecture, such as "farthest=0.7"; at least one.
+
+    Raises:
+      UserError: there is no such optimizer or setting, or the meta-parameters do not fit it.
+    """
+    changes: dict[str, Any] = {}
+    for override in overrides:
+        assign(changes, override)
+    if not changes:
+        raise UserError("nothing to configure: expected --set FIELD=VALUE, a setting of the optimizer")
+    loaded = l2o.load(name)
+    config = loaded.configured(**changes).config
+    before = {field: value for field, value in loaded.provenance.items() if field != "held_out"}
+    claim(out)
+    return l2o.save(out, config, loaded.theta, before | {"configured": before.get("configured", {}) | changes})
 
 
 def ship(run: Path, study: Path, name: str, description: str) -> Path:

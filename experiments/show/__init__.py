@@ -201,6 +201,7 @@ def _optimizer(name: str, directory: Path) -> JSONObject:
     trained = (
         "command", "seed", "meta_steps", "finished", "validation_meta_loss", "validation_step", "skipped_meta_steps",
         "seconds", "device", "devices", "processes", "dtype", "versions", "date", "licence", "data", "finetuned",
+        "configured",
     )  # fmt: skip
     return {
         "what": "optimizer",
@@ -269,6 +270,7 @@ def _optimizer_lines(document: JSONObject) -> list[str]:
                 "device": made.get("device"),
                 "date": made.get("date"),
                 "with": ", ".join(f"{name} {version}" for name, version in made.get("versions", {}).items()),
+                "changed after it": shown(made["configured"]) if "configured" in made else None,
                 "validation": None if loss is None else f"meta-loss {loss:.4g} at meta-step {step}",
                 "licence": made.get("licence"),
             }

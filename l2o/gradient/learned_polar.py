@@ -8,8 +8,7 @@ norm, a drift of the norm, and how much of a slower momentum and of the gradient
     d = n(nesterov) + a n(slow) + b n(g)
     W <- |W| exp(-rho e^r nu + rho s) n(n(W) - eta gamma e^l n(orthogonalised(d)))
 
-with (l, r, s, a, b) written by the network, each within bounds: no angle is more than twice, or less than half of, what
-polar's would be, and e^r is at most 4.5. It answers zero before meta-training, and the rule is polar then.
+with (l, r, s, a, b) written by the network, each within bounds: e^r is at most 4.5, and e^l at most `exp(farthest)`. It answers zero before meta-training, and the rule is polar then.
 Multiplying the loss by a constant changes nothing; neither does measuring all parameters in another unit.
 """
 
@@ -37,7 +36,7 @@ LOSSES: Any = np.array([0.8, 0.95, 0.99], np.float32)
 OWN, SHARED, OUTPUTS = 11, 12, 5  # numbers that the network reads of a tensor and of the run, and those it writes
 NUMBERS = 6  # that are kept of a tensor, see `LearnedPolarState`
 LOUDNESS = 2.0  # of what the network says; a small change of theta is then one of a step that the loss tells from noise
-FARTHEST: Any = np.array([0.7, 1.5, 1.0, 2.0, 2.0], np.float32)  # it may go from the prior, output by output
+BOUNDS = (1.5, 1.0, 2.0, 2.0)  # of all that it says but the log step
 BLIND_HORIZON, BLIND_PROGRESS = 1000.0, 1 / 3  # what a run without a known horizon looks like to the network
 
 
@@ -53,6 +52,8 @@ class LearnedPolarConfig(OptimizerConfig):
       vector_step: relative step of vectors and scalars as a multiple of `step`.
       quiet: the ratio of momentum to gradients at which the step is whole.
       least: the least gain of a step whose gradients disagree.
+      farthest: bound of the correction of the log step. A network may be used within a narrower one than it was
+        trained in: small networks bear longer steps than large ones.
       state_dtype: of both momenta; "bfloat16" halves what they take, "float32" is what parameters of it or less have.
     """
 
@@ -64,6 +65,7 @@ class LearnedPolarConfig(OptimizerConfig):
     vector_step: float = Field(default=0.11, ge=0)
     quiet: float = Field(default=0.4, gt=0)
     least: float = Field(default=0.02, gt=0, le=1)
+    farthest: float = Field(default=0.7, gt=0, le=10)
     state_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def build(self) -> LearnedOptimizer:
@@ -312,7 +314,8 @@ def _paces(
     config: LearnedPolarConfig, means: Means, numbers: Any, said: Any, count: Any, factor: Any, roles: list[str]
 ) -> Paces:
     """From what the network says of each leaf, [outputs, leaves]."""
-    longer, norm_longer, drift, slow_share, g_share = FARTHEST[:, None] * jnp.tanh(said / FARTHEST[:, None])
+    bounds = np.array([config.farthest, *BOUNDS], np.float32)[:, None]
+    longer, norm_longer, drift, slow_share, g_share = bounds * jnp.tanh(said / bounds)
     matrix = np.array([role in MATRICES for role in roles])
     share = np.array([config.embedding_step if role == "embedding" else config.vector_step for role in roles])
     scale, weight = numbers[-1], weight_of(FAST, count)

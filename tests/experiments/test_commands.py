@@ -16,7 +16,7 @@ from experiments.study import StudyConfig
 from l2o import loaded
 from meta.recordings.trajectories import read_manifest
 
-COMMANDS = ("train", "study", "data", "finetune", "resume", "show", "list", "ship", "doctor", "bench")
+COMMANDS = ("train", "study", "data", "finetune", "resume", "show", "list", "configure", "ship", "doctor", "bench")
 BLACKBOX = {
     "kind": "blackbox", "tasks": {"branin": {"kind": "function", "function": "branin"}}, "evaluations": 2, "runs": 2,
     "steps": [2], "baselines": {"random": {"kind": "random"}},

@@ -60,3 +60,23 @@ def test_what_it_started_from_travels_along(zoo, trained, measured, tmp_path):
     run(study, tmp_path / "study", lambda line: None)
     module.ship(tmp_path / "later", tmp_path / "study", "mine", "a line")
     assert l2o.load("mine").provenance["started_from"] == l2o.load(trained).provenance
+
+
+def test_other_settings_of_the_same_theta(trained, tmp_path, cli):
+    out = tmp_path / "other"
+    assert cli("configure", trained, "--set", "output_scale=0.05", "--out", out).out == f"configured: {out}\n"
+    original, other = l2o.load(trained), l2o.load(out)
+    assert other.sha256 == original.sha256 and other.config.output_scale == 0.05 != original.config.output_scale
+    assert other.check != original.check
+    assert other.provenance == original.provenance | {"configured": {"output_scale": 0.05}}
+    assert "output_scale" in cli("show", out).out.partition("changed after it")[2].splitlines()[0]
+    again = tmp_path / "again"
+    cli("configure", out, "--set", "hidden=3", "--out", again)
+    assert not again.exists()
+    for arguments, words in (
+        ([], "nothing to configure"),
+        (["--set", "output_scala=1"], "output_scala"),
+        (["--set", "output_scale=0.05", "--out", out], "is not empty"),
+    ):
+        found = cli("configure", trained, "--out", tmp_path / "new", *arguments)
+        assert found.code == 2 and words in found.sentence
