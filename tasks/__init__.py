@@ -13,6 +13,7 @@ from tasks import quadratic as quadratic
 from tasks import rescaled as rescaled
 from tasks import swingup as swingup
 from tasks import synthetic as synthetic
+from tasks import tables as tables
 from tasks.corpora import CorpusConfig
 from tasks.datasets import DatasetConfig
 from tasks.family import FamilyConfig, TaskFamily

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import PRNGKeyArray
 
@@ -46,7 +46,13 @@ class Wrapper(TaskFamily):
 
 
 class FamilyConfig(Config):
-    """Room of the task families."""
+    """Room of the task families.
+
+    Attributes:
+      splits: what it can be built for; one without "train" has tasks that nothing is trained on.
+    """
+
+    splits: ClassVar[tuple[Split, ...]] = ("train", "test")
 
     kind: str
 

@@ -12,7 +12,8 @@ from l2o.core import population_size
 from meta.recordings.rollouts import RolloutsConfig, generate
 from tasks.family import FamilyConfig, TaskFamily
 
-KINDS = list(l2o.kinds(FamilyConfig))
+# what nothing is trained on has tests of its own, test_tables.py
+KINDS = [kind for kind, config in l2o.kinds(FamilyConfig).items() if "train" in config.splits]
 # families of networks through one base class, of which others have all tests, and tests/tasks/networks/ has more
 ALIKE = ("autoencoder", "characters", "conv_classifier", "coordinate_network", "residual_classifier", "vit_classifier")
 PARAMETERS = [pytest.param(kind, marks=pytest.mark.slow) if kind in ALIKE else kind for kind in KINDS]
