@@ -29,6 +29,44 @@ from l2o.wrappers.flat import over_flat_points
 REPEATED = 1e4  # above differences of an acquisition function, and small enough not to round them away
 
 
+class Hyperprior(NamedTuple):
+    """What is believed of the hyperparameters of a process, of points of the unit cube and standardised values.
+
+    The logarithms of the length scales, of the variance and of the noise are normal around those of `centre`, and so
+    is the mean around 0.
+
+    Attributes:
+      length_scale: where those of one dimension are expected; of d, that times the root of d, as distances grow so.
+      variance: where the variance of the function is expected.
+      noise: where the variance of the noise is expected, as a part of that of the function.
+      matern: of the kernel, see `l2o.gp.Prior`.
+      deviations: of the logarithms of length scale, variance and noise, and of the mean; infinite where all are alike.
+      lowest: limits of length scale, variance and noise; with less noise than 1e-5 of the variance the matrices would
+        be singular in single precision.
+      highest: the same from above.
+      shorter: length scales of one dimension that fits are also begun at.
+    """
+
+    length_scale: float = 0.3
+    variance: float = 1.0
+    noise: float = 1e-4
+    matern: float = 1.0
+    deviations: tuple[float, float, float, float] = (0.8, 1.5, 2.0, 1.0)
+    lowest: tuple[float, float, float] = (0.01, 0.01, 1e-5)
+    highest: tuple[float, float, float] = (100.0, 1000.0, 1.0)
+    shorter: tuple[float, ...] = (0.1, 0.03)
+
+
+OWN = Hyperprior()
+# log-normal densities of mu = sqrt(2) + log(d) / 2 and sigma = sqrt(3), and of mu = -4 and sigma = 1: as densities of
+# the length scale and the noise themselves they are highest at exp(mu - sigma^2), and fall off from there as a normal
+# density of the logarithm does
+BOTORCH = Hyperprior(
+    math.exp(2**0.5 - 3), 1.0, math.exp(-5.0), 0.0, (3**0.5, 1.0, 1.0, math.inf), (0.025, 1.0, 1e-4), (1e3, 1.0, 1e3)
+)
+HYPERPRIORS = {"own": OWN, "botorch": BOTORCH}
+
+
 class GPState(NamedTuple):
     """What has been observed, in the unit cube.
 
@@ -63,6 +101,10 @@ class GPSearchConfig(BaselineConfig):
       first: "sobol": these are of a Sobol sequence; "centre": they are, after the centre of the space, as in Vizier.
       prior: "fit" finds the hyperparameters for every proposal, "given" reads the true ones from `problem.context`,
         an `l2o.gp.Prior` of the unit cube and of values as they are: an oracle.
+      hyperprior: what is believed of the hyperparameters before they are fitted. "own": a Matern-5/2 kernel whose
+        variance is fitted, length scales around 0.3 times the root of the dimension, little noise. "botorch": as in
+        BoTorch since 2024, a squared exponential kernel of variance 1, length scales that are log-normal with sqrt(2) +
+        log(d) / 2 and sqrt(3), noise that is so with -4 and 1 (Hvarfner, Hellsten and Nardi 2024).
       fit_steps: Adam steps on the posterior of the hyperparameters, from those of the last proposal.
       candidates: random points that the acquisition function is first evaluated at.
       ascent_steps: gradient steps on the acquisition function, from the best candidates.
@@ -72,6 +114,7 @@ class GPSearchConfig(BaselineConfig):
     initial: int = Field(default=5, ge=1)
     first: Literal["sobol", "centre"] = "sobol"
     prior: Literal["fit", "given"] = "fit"
+    hyperprior: Literal["own", "botorch"] = "own"
     fit_steps: int = Field(default=10, ge=1)
     candidates: int = Field(default=512, ge=8)
     ascent_steps: int = Field(default=20, ge=0)
@@ -82,12 +125,13 @@ class GPSearchConfig(BaselineConfig):
 
     def build(self) -> Optimizer:
         design = SobolConfig(max_trials=self.initial).build()
+        hyperprior = HYPERPRIORS[self.hyperprior]
 
         def init(key, problem):
             if self.prior == "given" and not isinstance(problem.context, Prior):
                 raise UserError(f'{self.kind} with prior = "given" needs an l2o.gp.Prior as the context of the problem')
             size, zero = problem.start.size, jnp.zeros((), jnp.int32)
-            prior = problem.context if self.prior == "given" else unpack(centre(size))
+            prior = problem.context if self.prior == "given" else unpack(centre(size, hyperprior=hyperprior))
             numbers = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), prior._replace(categories=None))
             categories = ~problem.space.ordered if self.prior == "fit" else prior.categories
             prior = numbers._replace(categories=categories)
@@ -105,7 +149,7 @@ class GPSearchConfig(BaselineConfig):
             prior = state.prior
             if self.prior == "fit":
                 y = standardised(y, used)
-                prior = fit(prior, state.x, y, state.filled, self.fit_steps)
+                prior = fit(prior, state.x, y, state.filled, self.fit_steps, hyperprior)
             posterior = Posterior.fit(prior, state.x, y, state.filled)
             # what the model believes at the points observed: y - noise K^-1 (y - mean)
             believed = jnp.where(used, y - prior.noise * (posterior.white @ posterior.inverse), jnp.inf)
@@ -195,26 +239,34 @@ def standardised(y: Float[Array, "n"], used: Bool[Array, "n"]) -> Float[Array, "
     return centred / jnp.maximum(jnp.sqrt(jnp.sum(centred**2) / count), 1e-7)
 
 
-def fit(prior: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""], steps: int) -> Prior:
+def fit(
+    prior: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""], steps: int,
+    hyperprior: Hyperprior = OWN,
+) -> Prior:  # fmt: skip
     """Towards the most probable hyperparameters for standardised values, by Adam.
 
     From those of `prior`, unless others of shorter scales are more probable already: Adam alone does not leave the
     hills of explaining everything as noise.
     """
     size = x.shape[1]
-    starts = [pack(prior), *(centre(size, scale) for scale in (0.3, 0.1, 0.03))]
+    expected = hyperprior.length_scale
+    starts = [pack(prior), *(centre(size, scale, hyperprior) for scale in (expected, *hyperprior.shorter))]
     starts = jax.tree.map(lambda *a: jnp.stack(a), *starts)
-    probable = jax.vmap(lambda raw: log_posterior(raw, x, y, count, prior.categories))(starts)
+
+    def log_density(raw):
+        return log_posterior(raw, x, y, count, prior.categories, hyperprior)
+
+    probable = jax.vmap(log_density)(starts)
     raw = jax.tree.map(lambda a: a[jnp.nanargmax(probable)], starts)  # NaN where a matrix is too near to a singular one
     # in nats; below eps a slope is rounding, which Adam would enlarge to a step of full length
     tx = optax.adam(optax.cosine_decay_schedule(0.1, steps, alpha=0.1), eps=1e-2)
 
     def step(carry, _):
         raw, moments = carry
-        gradient = jax.grad(lambda raw: -log_posterior(raw, x, y, count, prior.categories))(raw)
+        gradient = jax.grad(lambda raw: -log_density(raw))(raw)
         gradient = jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, 0.0), gradient)
         updates, moments = tx.update(gradient, moments)
-        return (within_limits(jax.tree.map(jnp.add, raw, updates)), moments), None
+        return (within_limits(jax.tree.map(jnp.add, raw, updates), hyperprior), moments), None
 
     (raw, _), _ = jax.lax.scan(step, (raw, tx.init(raw)), length=steps)
     return unpack(raw)._replace(categories=prior.categories)
@@ -222,34 +274,37 @@ def fit(prior: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[A
 
 def log_posterior(
     raw: Prior, x: Float[Array, "n d"], y: Float[Array, "n"], count: Int[Array, ""],
-    categories: Bool[Array, "d"] | None = None,
+    categories: Bool[Array, "d"] | None = None, hyperprior: Hyperprior = OWN,
 ) -> Float[Array, ""]:  # fmt: skip
     """The logarithm of the posterior density of hyperparameters as `pack` gives them, up to a constant."""
-    return log_likelihood(unpack(raw)._replace(categories=categories), x, y, count) + log_hyperprior(raw)
+    return log_likelihood(unpack(raw)._replace(categories=categories), x, y, count) + log_hyperprior(raw, hyperprior)
 
 
-def log_hyperprior(raw: Prior) -> Float[Array, ""]:
+def log_hyperprior(raw: Prior, hyperprior: Hyperprior = OWN) -> Float[Array, ""]:
     """The logarithm of the prior density of the same, up to a constant: they are normal around `centre`."""
-    expected = centre(raw.length_scale.shape[0])
-    scales = jnp.sum(((raw.length_scale - expected.length_scale) / 0.8) ** 2)
-    variance, noise = (raw.variance - expected.variance) / 1.5, (raw.noise - expected.noise) / 2.0
-    return -0.5 * (scales + variance**2 + noise**2 + raw.mean**2)
+    expected = centre(raw.length_scale.shape[0], hyperprior=hyperprior)
+    of_scale, of_variance, of_noise, of_mean = hyperprior.deviations
+    scales = jnp.sum(((raw.length_scale - expected.length_scale) / of_scale) ** 2)
+    variance, noise = (raw.variance - expected.variance) / of_variance, (raw.noise - expected.noise) / of_noise
+    return -0.5 * (scales + variance**2 + noise**2 + (raw.mean / of_mean) ** 2)
 
 
-def within_limits(raw: Prior) -> Prior:
-    """Limits of the logarithms; with a smaller noise the matrices would be singular in single precision."""
-    return raw._replace(
-        length_scale=jnp.clip(raw.length_scale, math.log(0.01), math.log(100.0)),
-        variance=jnp.clip(raw.variance, math.log(0.01), math.log(1000.0)),
-        noise=jnp.clip(raw.noise, math.log(1e-5), 0.0),
-        matern=jnp.ones_like(raw.matern),
+def within_limits(raw: Prior, hyperprior: Hyperprior = OWN) -> Prior:
+    """The logarithms within those of the limits."""
+    scale, variance, noise = (
+        jnp.clip(value, math.log(low), math.log(high))
+        for value, low, high in zip(
+            (raw.length_scale, raw.variance, raw.noise), hyperprior.lowest, hyperprior.highest, strict=True
+        )
     )
+    return Prior(scale, variance, noise, raw.mean, jnp.full_like(raw.matern, hyperprior.matern))
 
 
-def centre(size: int, scale: float = 0.3) -> Prior:
-    """Where the hyperparameters are expected. Distances grow with the root of the dimension, and so do scales."""
-    scales = jnp.full(size, scale * size**0.5)
-    return pack(Prior(scales, jnp.ones(()), jnp.full((), 1e-4), jnp.zeros(()), jnp.ones(())))
+def centre(size: int, scale: float | None = None, hyperprior: Hyperprior = OWN) -> Prior:
+    """Where the hyperparameters are expected, or there but for the length scale of one dimension."""
+    scales = jnp.full(size, (scale or hyperprior.length_scale) * size**0.5)
+    variance, noise = jnp.full((), hyperprior.variance), jnp.full((), hyperprior.variance * hyperprior.noise)
+    return pack(Prior(scales, variance, noise, jnp.zeros(()), jnp.full((), hyperprior.matern)))
 
 
 def pack(prior: Prior) -> Prior:

@@ -10,7 +10,7 @@ import optuna
 import pytest
 from evosax.algorithms import CMA_ES, PSO, SNES, DifferentialEvolution, Open_ES
 from scipy.optimize import minimize
-from scipy.stats import qmc
+from scipy.stats import lognorm, qmc
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
@@ -18,10 +18,12 @@ import l2o
 from l2o import Evaluation, HostOptimizer, Problem, SearchSpace, Space, Task, UserError, from_evosax, unroll
 from l2o.baselines.evosax import CMAESConfig, DifferentialEvolutionConfig, PSOConfig, SNESConfig
 from l2o.baselines.gp import (
+    BOTORCH,
     GPEIConfig,
     GPUCBConfig,
     centre,
     fit,
+    log_hyperprior,
     log_posterior,
     maximise,
     pack,
@@ -167,6 +169,30 @@ def minimize_posterior(x, y, count):
     starts = [flat + 0.5 * jax.random.normal(jax.random.key(i), flat.shape) for i in range(4)]
     bounds = [(np.log(0.01), np.log(100))] * 2 + [(np.log(0.01), np.log(1000)), (np.log(1e-5), 0), (-5, 5)]
     return min(minimize(objective, np.asarray(z, float), jac=True, bounds=bounds).fun for z in starts)
+
+
+def test_the_hyperprior_of_botorch_is_log_normal():
+    """Differences of its logarithm are those of scipy's densities of the length scales and of the noise themselves."""
+    d, expected = 6, centre(6, hyperprior=BOTORCH)
+    random = np.random.default_rng(0)
+    scales, noises = np.exp(random.normal(size=(8, d))), np.exp(random.normal(-4, 1, 8))
+    ours = [
+        float(log_hyperprior(expected._replace(length_scale=jnp.log(s), noise=jnp.log(n)), BOTORCH))
+        for s, n in zip(scales, noises, strict=True)
+    ]
+    theirs = lognorm(s=3**0.5, scale=np.exp(2**0.5) * d**0.5).logpdf(scales).sum(1)
+    theirs += lognorm(s=1, scale=np.exp(-4)).logpdf(noises)
+    np.testing.assert_allclose(np.array(ours) - ours[0], theirs - theirs[0], rtol=1e-4, atol=1e-4)
+    assert log_hyperprior(expected._replace(mean=jnp.asarray(9.0)), BOTORCH) == log_hyperprior(expected, BOTORCH)
+
+
+def test_a_fit_under_the_hyperprior_of_botorch_has_its_kernel():
+    """A squared exponential kernel of variance 1 and as much noise as it allows, whatever was believed before."""
+    x = jax.random.uniform(jax.random.key(0), (16, 2))
+    y = standardised(jnp.sin(9 * x[:, 0]), jnp.ones(16, bool))
+    found = jax.jit(lambda: fit(unpack(centre(2)), x, y, jnp.asarray(16), 40, BOTORCH))()
+    assert found.variance == 1 and found.matern == 0 and found.noise >= 0.99e-4
+    assert found.length_scale[0] < 0.3 < found.length_scale[1], "the second input decides nothing"
 
 
 def test_the_given_prior_is_used_as_it_is():
