@@ -9,7 +9,9 @@ from experiments.study.base import StudyConfig
 from l2o.registry import Config, nearest
 from tasks.bbob.mixed import BBOBMixedConfig
 from tasks.hpo.hpo import HPOConfig
+from tasks.tables import TablesConfig
 
+TABLES = HPOConfig | TablesConfig  # families of tables, each of them a task
 TUNE = "tune"  # a folder's name, beside those of the groups
 Settings = dict[str, Any]
 
@@ -18,7 +20,7 @@ class Group(Config):
     """Tasks that are reported together.
 
     Attributes:
-      task: of kind "hpo", of whose test split every task is taken, or "bbob_mixed", without noise.
+      task: of kind "hpo" or "tables", of whose test split every task is taken, or "bbob_mixed", without noise.
       instances: of each function and dimension of "bbob_mixed".
     """
 
@@ -27,12 +29,12 @@ class Group(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if not isinstance(self.task, HPOConfig | BBOBMixedConfig):
-            raise ValueError(f"task: found kind {self.task.kind!r}, expected 'hpo' or 'bbob_mixed'")
+        if not isinstance(self.task, TABLES | BBOBMixedConfig):
+            raise ValueError(f"task: found kind {self.task.kind!r}, expected 'hpo', 'tables' or 'bbob_mixed'")
         if isinstance(self.task, BBOBMixedConfig) and self.task.noises != ("none",):
             raise ValueError(f"task.noises: found {list(self.task.noises)}, expected ['none']")
-        if isinstance(self.task, HPOConfig) and self.instances > 1:
-            raise ValueError(f"instances: found {self.instances}, and a task of kind 'hpo' has one")
+        if isinstance(self.task, TABLES) and self.instances > 1:
+            raise ValueError(f"instances: found {self.instances}, and a task of kind {self.task.kind!r} has one")
         return self
 
 
@@ -40,7 +42,7 @@ class Tune(Group):
     """Where settings are chosen: tasks that are not reported.
 
     Attributes:
-      task: as of a group, but of kind "hpo" it is the train split.
+      task: as of a group, but it is the train split of a family that has one.
       instances: as of a group.
       tasks: how many of them, drawn at random.
       runs: of every setting on each.

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.study.tuning.config import TUNE, Group, Tune, Tuning
+from experiments.study.tuning.config import TABLES, TUNE, Group, Tune, Tuning
 from l2o.errors import UserError
 from l2o.optformer.model import SLOTS
 from l2o.optformer.prompt import Prompt, prompt
@@ -17,7 +17,7 @@ from l2o.record import Record
 from l2o.space.searchspace import SearchSpace
 from tasks.bbob.functions import FUNCTIONS
 from tasks.bbob.mixed import BBOBMixed, BBOBMixedConfig
-from tasks.family import Split, TaskFamily
+from tasks.family import TaskFamily
 from tasks.hpo.hpo import HPO, HPOConfig, Name
 
 SAMPLES = 256  # random points whose median is that of a task, where it knows none; tables have as many rows
@@ -48,7 +48,7 @@ class TuningCell(NamedTuple):
       name: within the group.
       family: the task; those with the same number of parameters are one program.
       dimension: number of parameters.
-      about: title, metric, goal and named space, see `tasks.hpo.hpo.HPO.about`; None for a task without names.
+      about: title, metric, goal and named space of a table, see `tasks.hpo.hpo.HPO.about`; None for a task without.
       which: what is known of a task of kind "hpo".
       seeds: of the runs; the first ones are the same, however many there are.
       least: a value that no setting is below.
@@ -89,7 +89,7 @@ def cells(study: Tuning) -> list[TuningCell]:
             least, median = map(float, _least_and_median(single, words[0]))
             about = getattr(family, "about", None)
             which = family.name if isinstance(family, HPO) else None
-            dimension = params.u.shape[1] if isinstance(family, HPO) else family.dimension
+            dimension = _dimension(single)
             if dimension > SLOTS:
                 raise UserError(f"{group}: {name} has {dimension} parameters, expected at most {SLOTS}")
             found.append(TuningCell(group, name, single, dimension, about, which, words[1:], least, median))
@@ -121,8 +121,8 @@ def _groups_by_name(study: Tuning) -> dict[str, Group]:
 
 def _tasks_of_group(study: Tuning, name: str, group: Group) -> list[tuple[str, Any, Any]]:
     """Name, family and parameters of each task of a group."""
-    if isinstance(group.task, HPOConfig):
-        split: Split = "train" if name == TUNE else "test"
+    if isinstance(group.task, TABLES):
+        split = "train" if name == TUNE and "train" in group.task.splits else "test"
         families = [family for some in group.task.indexed(split).values() for family in some]
         named = [(family.origin, family) for family in families]
     else:
@@ -143,6 +143,11 @@ def _tasks_of_group(study: Tuning, name: str, group: Group) -> list[tuple[str, A
 def _seeds_of_task(study: Tuning, name: str, count: int) -> np.ndarray:
     """Seeds that belong to a task."""
     return np.random.SeedSequence(study.seed, spawn_key=(zlib.crc32(name.encode()),)).generate_state(count)
+
+
+def _dimension(family: Fixed) -> int:
+    """Number of parameters of a task."""
+    return jax.eval_shape(lambda family: family.task(family.params).problem.start, family).size
 
 
 @jax.jit
@@ -168,7 +173,8 @@ def _in_data_alone(family: TaskFamily, others: list[TaskFamily]) -> TaskFamily:
     """
     if isinstance(family, HPO):
         return replace(family, config=HPOConfig())
-    assert isinstance(family, BBOBMixed)
+    if not isinstance(family, BBOBMixed):
+        return family
     name, peaks = family.functions[int(family.index)], _peaks_of_functions(family)
     known = [other for other in others if isinstance(other, BBOBMixed) and _peaks_of_functions(other) == peaks]
     functions: Any = tuple(sorted({function for other in known for function in other.functions}))
