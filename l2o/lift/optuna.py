@@ -15,7 +15,8 @@ from jax.flatten_util import ravel_pytree
 
 from l2o.core import HostOptimizer
 from l2o.errors import UserError
-from l2o.space.domain import LOG, Space, X
+from l2o.lift.coordinates import coordinates, flatten
+from l2o.space.domain import Space
 
 
 def need_optuna() -> Any:
@@ -113,20 +114,15 @@ def from_optuna(make: Callable[[int], Any], name: str = "an Optuna sampler") -> 
 
 
 def _distributions(space: Space) -> list[Any]:
-    """The distribution of each coordinate; a reversed logarithmic scale, which Optuna has not, is a linear one."""
-    kinds = need_optuna().distributions
-    low, high = (flatten(bound).astype(float) for bound in (space.low, space.high))
-    if space.levels is None or space.scale is None or space.ordered is None:
-        return [kinds.FloatDistribution(*ends) for ends in zip(low.tolist(), high.tolist(), strict=True)]
-    found = []
-    listed = (np.asarray(a).tolist() for a in (space.levels, space.scale == LOG, space.ordered))
-    for first, last, levels, log, ordered in zip(low.tolist(), high.tolist(), *listed, strict=True):
-        if not ordered:
-            found.append(kinds.CategoricalDistribution(range(levels)))
-        elif levels:
-            found.append(kinds.IntDistribution(round(first), round(last), log=log))
+    """The distribution of each coordinate."""
+    kinds, found = need_optuna().distributions, []
+    for each in coordinates(space):
+        if each.kind == "category":
+            found.append(kinds.CategoricalDistribution(range(round(each.high) + 1)))
+        elif each.kind == "integer":
+            found.append(kinds.IntDistribution(round(each.low), round(each.high), log=each.log))
         else:
-            found.append(kinds.FloatDistribution(first, last, log=log))
+            found.append(kinds.FloatDistribution(each.low, each.high, log=each.log))
     return found
 
 
@@ -142,8 +138,3 @@ def report(state: OptunaState, point: np.ndarray, value: float) -> None:
             return
     params, kinds = state.params(point), state.distributions
     state.study.add_trial(optuna.trial.create_trial(state=outcome, value=told, params=params, distributions=kinds))
-
-
-def flatten(x: X) -> np.ndarray:
-    """A point as a vector on the host."""
-    return np.asarray(ravel_pytree(x)[0])
