@@ -64,17 +64,34 @@ def curve(values: np.ndarray) -> dict[str, list[float | None]]:
 def bootstrap(
     statistic: Callable[..., np.ndarray], samples: Sequence[np.ndarray], seed: int, resamples: int = 4000
 ) -> tuple[float, float, float]:
-    """A function of the means of paired samples [n], with its 95 % percentile interval over resampled pairs.
+    """A function of the means of paired samples, with its 95 % percentile interval over resampled pairs.
 
     The function is elementwise. Not finite where a run diverged.
+
+    Args:
+      statistic: the function.
+      samples: [n], or [n, m] of m runs on each of n tasks: then tasks are drawn, and on each of them runs, the same
+        ones of all samples that have as many.
+      seed: decides what is drawn.
+      resamples: how often.
     """
-    stacked = np.array(samples, np.float64)
-    if not np.isfinite(stacked).all():
+    arrays = [np.asarray(sample, np.float64) for sample in samples]
+    if not all(np.isfinite(a).all() for a in arrays):
         return math.inf, -math.inf, math.inf
-    chosen = np.random.default_rng(seed).integers(stacked.shape[1], size=(resamples, stacked.shape[1]))
+    random = np.random.default_rng(seed)
+    chosen = random.integers(len(arrays[0]), size=(resamples, len(arrays[0])))
+    share = random.random((*chosen.shape, max(a.shape[1] if a.ndim == 2 else 0 for a in arrays)))
+
+    def resampled(a: np.ndarray) -> np.ndarray:
+        if a.ndim == 1:
+            return a[chosen].mean(1)
+        runs = (share[..., : a.shape[1]] * a.shape[1]).astype(int)
+        return a[chosen[..., None], runs].mean((1, 2))
+
     with np.errstate(divide="ignore", invalid="ignore"):  # where all that is drawn is 0
-        low, high = np.nanquantile(statistic(*stacked[:, chosen].mean(2)), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-        return float(statistic(*stacked.mean(1))), float(low), float(high)
+        found = statistic(*map(resampled, arrays))
+        low, high = np.nanquantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+        return float(statistic(*(a.mean() for a in arrays))), float(low), float(high)
 
 
 def _floats(values: Sample) -> np.ndarray:

@@ -31,11 +31,13 @@ class TuningSetting(NamedTuple):
       choice: what it has of its own.
       identity: a short name of everything that decides its runs, for files.
       make: what makes its runs on the tasks of a study, a program for each number of parameters.
+      time: seconds of a suggestion on one of these tasks, the mean of a run.
     """
 
     choice: Settings
     identity: str
     make: Callable[[Sequence[TuningCell]], Run]
+    time: Callable[[Sequence[TuningCell], TuningCell], float]
 
 
 class TuningColumn(NamedTuple):
@@ -76,14 +78,31 @@ def trained(study: Tuning) -> tuple[str, Loaded] | None:
     return label(name), loaded
 
 
+def left_out(study: Tuning) -> dict[str, str]:
+    """What the columns lack that cannot be run, by name.
+
+    Raises:
+      UserError: the column that others are compared with or that is tried for real is one of them.
+    """
+    lacking = {name: rival.optimizer.lacks for name, rival in study.baselines.items() if rival.optimizer.lacks}
+    needed = {"compared": (study.compared,), "live.columns": study.live.columns if study.live else ()}
+    for where, names in needed.items():
+        for name in names:
+            if name in lacking:
+                raise UserError(f"{where}: {lacking[name]}")
+    return lacking
+
+
 def columns(study: Tuning, loaded: Loaded | None) -> list[TuningColumn]:
-    """The columns in the order of the report.
+    """The columns in the order of the report, but those that are left out.
 
     Raises:
       UserError: a setting that the OptFormer does not have.
     """
-    found = []
+    found, lacking = [], left_out(study)
     for name, column in study.columns.items():
+        if name in lacking:
+            continue
         if isinstance(column, Rival):
             settings = [_setting_of_baseline(study, column, choice) for choice in column.choices]
         else:
@@ -108,7 +127,12 @@ def _setting_of_variant(study: Tuning, name: str, column: Variant, loaded: Loade
         program = compiled(chosen.learned.bind, study.trials)
         return lambda cell, seeds: program(chosen.theta, told.get((cell.group, cell.name)), cell.family, seeds)
 
-    return TuningSetting(choice, identity([config.model_dump(mode="json"), loaded.sha256, column.named]), make)
+    def time(some: Sequence[TuningCell], cell: TuningCell) -> float:
+        told = prompts(some, config.algorithm) if column.named else {}
+        optimizer = on_its_own(chosen.learned.bind, chosen.theta, told.get((cell.group, cell.name)))
+        return seconds(optimizer, cell, study.trials)
+
+    return TuningSetting(choice, identity([config.model_dump(mode="json"), loaded.sha256, column.named]), make, time)
 
 
 def _setting_of_baseline(study: Tuning, column: Rival, choice: Settings) -> TuningSetting:
@@ -123,7 +147,12 @@ def _setting_of_baseline(study: Tuning, column: Rival, choice: Settings) -> Tuni
         jitted = compiled(lambda _: optimizer, study.trials)
         return lambda cell, seeds: jitted(None, None, cell.family, seeds)
 
-    return TuningSetting(choice, identity([config.model_dump(mode="json")]), make)
+    def time(some: Sequence[TuningCell], cell: TuningCell) -> float:
+        del some
+        host = optimizer if isinstance(optimizer, HostOptimizer) else on_its_own(lambda _: optimizer, None, None)
+        return seconds(host, cell, study.trials)
+
+    return TuningSetting(choice, identity([config.model_dump(mode="json")]), make, time)
 
 
 def compiled(bind: Callable[[Any], Optimizer], trials: int) -> Callable[..., dict[str, jax.Array]]:
@@ -140,6 +169,29 @@ def compiled(bind: Callable[[Any], Optimizer], trials: int) -> Callable[..., dic
         return {name: found[name] for name in ("x", "y")}
 
     return run
+
+
+def on_its_own(bind: Callable[[Any], Optimizer], theta: Any, prompt: Any) -> HostOptimizer:
+    """An optimizer for a loop on the host, each of its functions a program that theta is an argument of."""
+    init = jax.jit(lambda theta, key, problem: bind(theta).init(key, problem))
+    ask, tell = (
+        jax.jit(lambda theta, *given, name=name: getattr(bind(theta), name)(*given)) for name in ("ask", "tell")
+    )
+    return HostOptimizer(
+        lambda key, problem: init(theta, key, problem._replace(context=prompt)),
+        partial(ask, theta),
+        partial(tell, theta),
+    )
+
+
+def seconds(optimizer: HostOptimizer, cell: TuningCell, trials: int) -> float:
+    """Seconds of asking for a point and telling its value, the mean of a run, before which all is compiled."""
+    problem_of = jax.jit(lambda family: family.task(family.params).with_horizon(trials).problem)
+    value_of = jax.jit(lambda family, key, x: family.task(family.params).evaluate(key, x).value)
+    keys = jax.random.split(jax.random.key(cell.seeds[0]), (trials, 3))
+    for some in (keys[:2], keys):
+        _, y, took = run_on_host(optimizer, keys[0, 0], problem_of(cell.family), partial(value_of, cell.family), some)
+    return took / sum(map(len, y))
 
 
 def on_host(optimizer: HostOptimizer, trials: int) -> Callable[[Fixed, np.ndarray], Arrays]:

@@ -69,7 +69,7 @@ class Variant(Config):
 
 
 class Rival(Config):
-    """A column that is a baseline.
+    """A column that is a baseline; one that lacks a package or a file is left out, and the report says so.
 
     Attributes:
       optimizer: with the settings that are fixed.
@@ -128,6 +128,8 @@ class Tuning(StudyConfig):
       baselines: other columns, by name.
       compared: the column that is compared with all others.
       live: see `Live`.
+      timed: whether the seconds of a suggestion are measured, too: asking for it and telling its value, in a loop on
+        the host on the first task of each group, compilation apart.
       optimizers: a trained OptFormer, by name or directory.
       batch: runs computed side by side.
     """
@@ -144,6 +146,7 @@ class Tuning(StudyConfig):
     baselines: dict[str, Rival] = {}
     compared: str
     live: Live | None = None
+    timed: bool = False
     batch: int = Field(default=2, ge=1)
 
     @property

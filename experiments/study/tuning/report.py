@@ -21,7 +21,7 @@ def report(results: dict[str, Any]) -> Report:
             Section(group, tables=[overall(results, group)], sentences=sentences(results, group)),
             Section(compared, tables=[differences(results, group)]),
         ]
-    sections.append(Section(notes=notes(results)))
+    sections.append(Section(notes=notes(results), sentences=results["left_out"]))
     if settings(results).rows:
         sections.append(Section("chosen settings", tables=[settings(results)]))
     if results["live"]:
@@ -36,8 +36,15 @@ def overall(results: dict[str, Any], group: str) -> Table:
     steps = list(map(str, results["study"]["steps"]))
     columns = results["groups"][group]["columns"]
     order = sorted(columns, key=lambda name: columns[name]["mean"][steps[-1]][0])
-    rows = [[name, *(bracketed(columns[name]["mean"][s]) for s in steps)] for name in order]
-    return Table(["method", *(f"best at {s}" for s in steps)], rows, ours=[results["study"]["compared"]])
+    rows = []
+    for name in order:
+        of = columns[name]
+        ranks = " / ".join(f"{of['rank'][s][0]:.1f}" for s in steps)
+        rows.append([name, *(bracketed(of["mean"][s]) for s in steps), ranks])
+        if "seconds" in of:
+            rows[-1].append(f"{of['seconds']:.2g}")
+    header = ["method", *(f"best at {s}" for s in steps), "mean ranks", "seconds"][: len(rows[0])]
+    return Table(header, rows, ours=[results["study"]["compared"]])
 
 
 def differences(results: dict[str, Any], group: str) -> Table:
@@ -102,14 +109,19 @@ def notes(results: dict[str, Any]) -> str:
     """How to read the tables."""
     study = results["study"]
     counts = ", ".join(f"{len(of['tasks'])} of {name}" for name, of in results["groups"].items())
+    seconds = (
+        " Seconds are those of a suggestion, asking and telling in a loop on the host, the mean of a run on the first"
+        " task of the group, compilation apart."
+    )
     return (
         f"Tasks: {counts}; on each up to {study['runs']} runs of {study['trials']} trials, from the same seeds for"
         " every method. The best value so far, where 0 is the least value of the task (of a table its best row; of a"
         " BBOB function its minimum, which a mixed space may not hold) and 1 the median one (of the rows, or of"
         f" {SAMPLES} random points); worse ones count as 1. Means over runs and then over tasks, with 95 % intervals"
-        " from a bootstrap over tasks. Differences are paired by task, negative ones in favour of"
-        f" {study['compared']}, which wins a task where its mean over runs is lower; ties count half. Tasks"
-        " that share data, a model or a function are alike, so that intervals speak of tasks like these alone."
+        " from a bootstrap over tasks and the runs on each; mean ranks over tasks, at the same steps. Differences are"
+        f" paired, negative ones in favour of {study['compared']}, which wins a task where its mean over runs is lower;"
+        " ties count half. Tasks that share data, a model or a function are alike, so that intervals speak of tasks"
+        " like these alone." + (seconds if study["timed"] else "")
     )
 
 

@@ -3,29 +3,35 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 from experiments.study import statistics
-from experiments.study.pieces import Arrays
 from experiments.study.tuning.columns import TuningColumn
 from experiments.study.tuning.config import Tuning
 from experiments.study.tuning.live import Tried
 from experiments.study.tuning.run import Found, Plan
-from experiments.study.tuning.score import by_task
+from experiments.study.tuning.score import by_run
 from experiments.study.tuning.tasks import TuningCell
 
 CURVES = 1000  # resamples for each point of a curve
 
 
-def mean(values: Float[np.ndarray, "n"], seed: int, resamples: int = 4000) -> list[float]:
-    """Mean with its 95 % bootstrap interval over tasks."""
+def mean(values: Float[np.ndarray, "n *m"], seed: int, resamples: int = 4000) -> list[float]:
+    """Mean with its 95 % bootstrap interval over tasks and, where there are several, the runs on each."""
     return list(statistics.bootstrap(lambda a: a, [values], seed=seed, resamples=resamples))
 
 
-def compared(ours: Float[np.ndarray, "n"], theirs: Float[np.ndarray, "n"], seed: int) -> dict[str, float]:
-    """The mean of `ours - theirs` over the same tasks with its 95 % bootstrap interval, and the share of tasks won."""
+def compared(ours: Float[np.ndarray, "n m"], theirs: Float[np.ndarray, "n k"], seed: int) -> dict[str, float]:
+    """The mean of `ours - theirs` with its 95 % bootstrap interval over tasks and runs, and the share of tasks won."""
     difference, low, high = statistics.bootstrap(lambda a, b: a - b, [ours, theirs], seed=seed)
-    return {"difference": difference, "low": low, "high": high, **statistics.wins(ours, theirs)}
+    return {"difference": difference, "low": low, "high": high, **statistics.wins(ours.mean(1), theirs.mean(1))}
+
+
+def ranks(values: dict[str, Float[np.ndarray, "n"]]) -> dict[str, Float64[np.ndarray, "n"]]:
+    """The rank of each column on each task by its value, 1 for the lowest; those that are level share their ranks."""
+    from scipy.stats import rankdata
+
+    return dict(zip(values, rankdata(np.stack(list(values.values())), axis=0), strict=True))
 
 
 def summary(plan: Plan, found: Found) -> dict[str, Any]:
@@ -33,8 +39,9 @@ def summary(plan: Plan, found: Found) -> dict[str, Any]:
 
     Returns:
       "groups": for each its "tasks", and for each column "mean" of the normalised best values at the reported steps
-      with intervals, "by_task" and "curve"; "comparisons" of `study.compared` with each other column. "chosen"
-      settings with the scores of all. "live", see `_results_of_live`.
+      with intervals, "by_task", "curve", mean "rank" at these steps with intervals, and of a study that takes times
+      "seconds" of a suggestion; "comparisons" of `study.compared` with each other column. "chosen" settings with the
+      scores of all. "live", see `_results_of_live`. "left_out": sentences on columns that could not be run.
     """
     study, optimizer, cells = plan.study, plan.optimizer, plan.reported
     groups = {group: [cell for cell in cells if cell.group == group] for group in study.tasks}
@@ -42,8 +49,9 @@ def summary(plan: Plan, found: Found) -> dict[str, Any]:
         "learned": [optimizer[0]] if optimizer else [],
         "sha256": {optimizer[0]: optimizer[1].sha256} if optimizer else {},
         "chosen": {column.name: _chosen_setting(column, found) for column in plan.columns},
-        "groups": {group: _results_of_group(study, some, found.runs[group]) for group, some in groups.items()},
+        "groups": {group: _results_of_group(plan, some, found) for group, some in groups.items()},
         "live": _results_of_live(study, found.live) if study.live else None,
+        "left_out": plan.left_out,
     }
 
 
@@ -55,27 +63,32 @@ def _chosen_setting(column: TuningColumn, found: Found) -> dict[str, Any]:
     }
 
 
-def _results_of_group(study: Tuning, cells: list[TuningCell], made: dict[str, dict[str, Arrays]]) -> dict[str, Any]:
-    values = {name: by_task(cells, [made[cell.name][name]["y"] for cell in cells]) for name in study.columns}
+def _results_of_group(plan: Plan, cells: list[TuningCell], found: Found) -> dict[str, Any]:
+    study, (group,) = plan.study, {cell.group for cell in cells}
+    made, names = found.runs[group], [column.name for column in plan.columns]
+    values = {name: by_run(cells, [made[cell.name][name]["y"] for cell in cells]) for name in names}
     ours, steps = values[study.compared], study.steps
+    ranked = {s: ranks({name: of[..., s - 1].mean(1) for name, of in values.items()}) for s in steps}
     return {
         "tasks": [cell.name for cell in cells],
         "columns": {
             name: {
-                "mean": {str(s): mean(of[:, s - 1], study.seed) for s in steps},
-                "by_task": {str(s): of[:, s - 1].tolist() for s in steps},
+                "mean": {str(s): mean(of[..., s - 1], study.seed) for s in steps},
+                "by_task": {str(s): of[..., s - 1].mean(1).tolist() for s in steps},
+                "rank": {str(s): mean(ranked[s][name], study.seed) for s in steps},
                 "curve": dict(
                     zip(
                         ("mean", "low", "high"),
-                        np.transpose([mean(v, study.seed, CURVES) for v in of.T]).tolist(),
+                        np.transpose([mean(of[..., t], study.seed, CURVES) for t in range(of.shape[2])]).tolist(),
                         strict=True,
                     )
                 ),
+                **({"seconds": found.seconds[group][name]} if study.timed else {}),
             }
             for name, of in values.items()
         },
         "comparisons": [
-            {"against": name, "step": s, **compared(ours[:, s - 1], of[:, s - 1], study.seed)}
+            {"against": name, "step": s, **compared(ours[..., s - 1], of[..., s - 1], study.seed)}
             for name, of in values.items()
             if name != study.compared
             for s in steps

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from experiments.study.pieces import Arrays, Pieces, in_batches
-from experiments.study.tuning.columns import Run, TuningColumn, TuningSetting, columns, trained
+from experiments.study.tuning.columns import Run, TuningColumn, TuningSetting, columns, left_out, trained
 from experiments.study.tuning.config import TUNE, Tuning
 from experiments.study.tuning.live import Tried, checked, fitted
 from experiments.study.tuning.score import score
@@ -28,6 +28,7 @@ class Plan(NamedTuple):
       columns: the methods.
       cells: all tasks.
       live: those on which settings are tried for real.
+      lacking: what the columns lack that are left out, by name.
     """
 
     study: Tuning
@@ -35,6 +36,18 @@ class Plan(NamedTuple):
     columns: list[TuningColumn]
     cells: list[TuningCell]
     live: list[TuningCell]
+    lacking: dict[str, str]
+
+    @property
+    def left_out(self) -> list[str]:
+        """A sentence on each column that is left out."""
+        return [f"left out {name}: {sentence}" for name, sentence in self.lacking.items()]
+
+    @property
+    def timed(self) -> list[TuningCell]:
+        """The tasks on which seconds are measured: the first one of each group, if the study asks for it."""
+        first = {cell.group: cell for cell in reversed(self.reported)} if self.study.timed else {}
+        return [first[group] for group in self.study.tasks if group in first]
 
     @property
     def tuned_on(self) -> list[TuningCell]:
@@ -54,18 +67,19 @@ class Plan(NamedTuple):
     @property
     def opening(self) -> str:
         """How much it is."""
-        return (
+        said = (
             f"{len(self.reported)} tasks, {len(self.columns)} columns, up to {self.study.runs} runs of"
             f" {self.study.trials} trials each; settings of {len(self.several)} columns are chosen on"
             f" {len(self.tuned_on)} other tasks"
         )
+        return "\n".join([said, *self.left_out])
 
     @property
     def pieces(self) -> int:
-        """One for each setting on each task to tune on, each column on each other one, and each real fit."""
+        """One for each setting on each task to tune on, each column on each other one, each time and each real fit."""
         settings = len(self.tuned_on) * sum(len(column.settings) for column in self.several)
         live = len(self.live) * len(self.study.live.columns if self.study.live else ())
-        return settings + len(self.columns) * len(self.reported) + live
+        return settings + len(self.columns) * (len(self.reported) + len(self.timed)) + live
 
 
 class Found(NamedTuple):
@@ -76,12 +90,14 @@ class Found(NamedTuple):
       best: the setting of each column, by name.
       scores: of all its settings; none where there is one alone.
       live: settings that were tried for real.
+      seconds: of a suggestion, by group and column.
     """
 
     runs: dict[str, dict[str, dict[str, Arrays]]]
     best: dict[str, TuningSetting]
     scores: dict[str, list[float]]
     live: list[Tried]
+    seconds: dict[str, dict[str, float]]
 
 
 def plan(study: Tuning) -> Plan:
@@ -92,7 +108,7 @@ def plan(study: Tuning) -> Plan:
     """
     optimizer = trained(study)
     found, every = columns(study, optimizer and optimizer[1]), cells(study)
-    return Plan(study, optimizer, found, every, checked(study, reported_of(every)))
+    return Plan(study, optimizer, found, every, checked(study, reported_of(every)), left_out(study))
 
 
 def reported_of(every: list[TuningCell]) -> list[TuningCell]:
@@ -102,7 +118,7 @@ def reported_of(every: list[TuningCell]) -> list[TuningCell]:
 
 def run(plan: Plan, pieces: Pieces) -> Found:
     """Choose the settings of all columns, run them, and try what some found."""
-    study, found = plan.study, Found({}, {}, {}, [])
+    study, found = plan.study, Found({}, {}, {}, [], {})
 
     def runs(
         name: str, setting: TuningSetting, program: Run, some: list[TuningCell], count: int, width: int
@@ -129,6 +145,10 @@ def run(plan: Plan, pieces: Pieces) -> Found:
         values = runs(column.name, setting, programs[number], plan.reported, column.runs, width)
         for cell, arrays in zip(plan.reported, values, strict=True):
             found.runs.setdefault(cell.group, {}).setdefault(cell.name, {})[column.name] = arrays
+        for cell in plan.timed:
+            time = partial(_time_of_suggestion, setting, plan.cells, cell)
+            took = pieces(f"{_file_of_runs(cell, column.name, setting)}-seconds", f"{column.name}, seconds", time)
+            found.seconds.setdefault(cell.group, {})[column.name] = float(took["seconds"])
         del programs
         jax.clear_caches()  # those of other columns are not needed again
     for cell in plan.live:
@@ -137,6 +157,10 @@ def run(plan: Plan, pieces: Pieces) -> Found:
             path = f"{_file_of_runs(cell, name, found.best[name])}-live"
             found.live.append(Tried(cell, name, pieces(path, f"{name} live on {cell.name}", fit)))
     return found
+
+
+def _time_of_suggestion(setting: TuningSetting, cells: list[TuningCell], cell: TuningCell) -> Arrays:
+    return {"seconds": np.array(setting.time(cells, cell))}
 
 
 def _file_of_runs(cell: TuningCell, name: str, setting: TuningSetting) -> str:

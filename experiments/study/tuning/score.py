@@ -19,12 +19,12 @@ def normalised(values: Float[np.ndarray, "n t"], least: float, median: float) ->
     return np.where(apart > 0, 1.0, 0.0)
 
 
-def by_task(cells: list[TuningCell], values: list[np.ndarray]) -> Float[np.ndarray, "n t"]:
-    """`normalised` values of each task, means over its runs."""
-    return np.stack([normalised(y, cell.least, cell.median).mean(0) for cell, y in zip(cells, values, strict=True)])
+def by_run(cells: list[TuningCell], values: list[np.ndarray]) -> Float[np.ndarray, "n m t"]:
+    """`normalised` values of the runs on each task."""
+    return np.stack([normalised(y, cell.least, cell.median) for cell, y in zip(cells, values, strict=True)])
 
 
 def score(study: Tuning, cells: list[TuningCell], values: list[np.ndarray]) -> float:
     """What settings are chosen by, lower being better: the mean over tasks and the reported steps."""
     steps = np.array(study.steps) - 1
-    return float(by_task(cells, values)[:, steps].mean())
+    return float(by_run(cells, values)[..., steps].mean())

@@ -109,6 +109,20 @@ def test_the_bootstrap_of_a_mean_is_near_the_t_interval():
     assert bootstrap(lambda a: a, [x], seed=1) == (mean, low, high)
 
 
+def test_the_bootstrap_of_runs_on_tasks_draws_both():
+    random = np.random.default_rng(0)
+    tasks = random.normal(3.0, 2.0, 200)
+    runs = tasks[:, None] + random.normal(0.0, 4.0, (200, 5))
+    mean, low, high = bootstrap(lambda a: a, [runs], seed=1)
+    assert mean == pytest.approx(runs.mean())
+    both = np.sqrt((np.var(runs.mean(1)) + np.mean(np.var(runs, axis=1)) / 5) / 200)
+    np.testing.assert_allclose([low, high], mean + 1.96 * both * np.array([-1, 1]), atol=0.05)
+    assert bootstrap(lambda a, b: a - b, [runs + 1, runs], seed=1) == pytest.approx((1, 1, 1)), "the same runs of both"
+    assert bootstrap(lambda a: a, [tasks[:, None]], seed=1) == bootstrap(lambda a: a, [tasks], seed=1)
+    fewer = bootstrap(lambda a, b: a - b, [runs, runs[:, :2]], seed=1)
+    assert fewer[0] == pytest.approx(runs.mean() - runs[:, :2].mean()) and fewer[1] < fewer[0] < fewer[2]
+
+
 def test_the_bootstrap_draws_pairs():
     x = np.random.default_rng(0).normal(3.0, 2.0, 50)
     found = bootstrap(lambda a, b: a - b, [x + 1, x], seed=1)

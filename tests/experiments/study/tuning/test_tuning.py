@@ -1,6 +1,7 @@
 """Studies of tuning: known numbers, tasks that share programs, settings chosen on tuning tasks alone, real fits."""
 
 import json
+import pickle
 import shutil
 
 import jax
@@ -12,13 +13,13 @@ import tomli_w
 import l2o
 from experiments.study import StudyConfig, pieces
 from experiments.study import report as reports
-from experiments.study.engine import provenance, run
+from experiments.study.engine import provenance, run, text
 from experiments.study.pieces import arrays_of, save
 from experiments.study.statistics import wins
-from experiments.study.tuning.columns import columns, compiled, on_host, trained
+from experiments.study.tuning.columns import columns, compiled, on_host, on_its_own, trained
 from experiments.study.tuning.config import Tuning
 from experiments.study.tuning.live import best_setting, fitted
-from experiments.study.tuning.results import compared
+from experiments.study.tuning.results import compared, ranks
 from experiments.study.tuning.score import normalised, score
 from experiments.study.tuning.tasks import cells, prompts
 from l2o.baselines.optuna import TPEConfig
@@ -28,8 +29,10 @@ from l2o.errors import UserError
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.registry import kinds
 from meta.recordings.rollouts import study_keys
+from tasks import tables
 from tasks.bbob.mixed import HELD_OUT, TRAIN, BBOBMixedConfig
 from tasks.hpo.hpo import HPOConfig, interpolated
+from tasks.tables import Axis, Benchmark
 
 TRIALS = 6
 CONFIG = OptFormerConfig(bins=16, width=16, heads=2, feedforward=16, encoder_layers=0, decoder_layers=1, max_trials=4)
@@ -93,14 +96,21 @@ def test_normalised_by_hand():
 
 
 def test_comparisons_by_hand():
-    ours, theirs = np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.2, 0.2, 0.5, 0.3])
+    ours, theirs = np.array([[0.1], [0.2], [0.3], [0.4]]), np.array([[0.2], [0.2], [0.5], [0.3]])
     found = compared(ours, theirs, seed=0)
     assert found["difference"] == pytest.approx(-0.05)
     assert -0.2 <= found["low"] < -0.05 < found["high"] <= 0.1
     assert found["win_rate"] == 2.5 / 4 and found["win_rate_low"] == pytest.approx(0.15, abs=0.01)
-    assert compared(ours, ours, seed=0) | wins(ours, ours) == compared(ours, ours, seed=0)
+    assert compared(ours, ours, seed=0) | wins(ours[:, 0], ours[:, 0]) == compared(ours, ours, seed=0)
     equal = compared(ours, ours + 0.1, seed=0)
     assert [equal[k] for k in ("difference", "low", "high", "win_rate")] == pytest.approx([-0.1, -0.1, -0.1, 1])
+
+
+def test_ranks_by_hand():
+    found = ranks({"a": np.array([0.1, 0.5, 0.2]), "b": np.array([0.2, 0.5, 0.1]), "c": np.array([0.3, 0.6, 0.1])})
+    assert {name: of.tolist() for name, of in found.items()} == {
+        "a": [1, 1.5, 3], "b": [2, 1.5, 1.5], "c": [3, 3, 1.5]
+    }  # fmt: skip
 
 
 def test_scores_are_means_over_runs_then_tasks_then_steps():
@@ -176,6 +186,67 @@ def test_prompts_are_data_of_each_task(caplog):
         expected = cell.family.params.space.from_unit(jnp.full(3, share))
         np.testing.assert_allclose(x, np.broadcast_to(expected, (2, 2, 3)), rtol=1e-6)
     assert not np.array_equal(*points)
+
+
+def test_public_tables_are_tasks(tmp_path, monkeypatch):
+    axes = {"rate": Axis("log", (0.01, 0.1, 1.0)), "act": Axis("category", ("relu", "tanh"))}
+    toy = Benchmark("toy", ("first", "second"), ("val_loss", "validation loss"), "minimize", axes)
+    monkeypatch.setitem(tables.BENCHMARKS, "hpobench", toy)
+    monkeypatch.setattr(tables, "folder", lambda: tmp_path)
+    tables.table.cache_clear()
+    (tmp_path / "hpobench").mkdir()
+    for name in toy.datasets:
+        rows = {f"{i}{j}": {"val_loss": [2.0 * i + j, 2.0 * i + j + 2]} for i in range(3) for j in range(2)}
+        (tmp_path / "hpobench" / f"{name}.pkl").write_bytes(pickle.dumps(rows))
+    task = {"kind": "tables", "benchmarks": ["hpobench"]}
+    tune = {"task": {**task, "datasets": ["first"]}, "tasks": 1}
+    study = made(tasks={"toy": {"task": {**task, "datasets": ["second"]}}}, tune=tune, live=None)
+    first, second = cells(study)
+    assert (first.group, first.name, second.group, second.name) == ("tune", "hpobench.first", "toy", "hpobench.second")
+    assert (second.least, second.median, second.dimension, second.which) == (1.0, 3.5, 2, None)
+    assert set(prompts([first, second], "gp_ucb")) == {("tune", "hpobench.first"), ("toy", "hpobench.second")}
+    found = on_host(TPEConfig(initial=2).build(), 4)(second.family, second.seeds)
+    rows = 2 * np.round(np.log10(found["x"][..., 0]) + 2) + found["x"][..., 1]
+    np.testing.assert_allclose(found["y"], rows + 1)
+    with pytest.raises(UserError, match=r"tune: hpobench\.second is reported, too"):
+        cells(made(tasks={"toy": {"task": {**task, "datasets": ["second"]}}}, live=None,
+                   tune={"task": {**task, "datasets": ["second"]}, "tasks": 1}))  # fmt: skip
+    tables.table.cache_clear()
+
+
+def test_what_cannot_be_run_is_left_out_and_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(TPEConfig, "lacks", property(lambda self: "tpe needs a thing"))
+    monkeypatch.setattr(reports, "write", lambda out, results, report: None)
+    fields = {"variants": {}, "live": None, "tune": None, "trials": 3, "steps": [3], "timed": True}
+    baselines = {"random": {"optimizer": {"kind": "random"}}, "tpe": {"optimizer": {"kind": "tpe"}}}
+    study, said = made(**fields, baselines=baselines, compared="random"), []
+    results = run(study, tmp_path / "out", said.append)
+    sentence = "left out tpe: tpe needs a thing"
+    assert results["left_out"] == [sentence] and sentence in said[0].splitlines()
+    column = results["groups"]["datasets"]["columns"]
+    assert list(column) == ["random"] and 0 < column["random"]["seconds"] < 10
+    shown = text(results)
+    assert sentence in shown and "seconds" in shown and "mean ranks" in shown
+    with pytest.raises(UserError, match="compared: tpe needs a thing"):
+        run(made(**fields, baselines=baselines, compared="tpe"), tmp_path / "other", said.append)
+
+
+@pytest.mark.slow
+def test_an_optimizer_on_its_own_has_its_prompt_and_makes_the_same_runs(fresh):
+    study = made(optimizers=[str(fresh)])
+    cell = next(cell for cell in cells(study) if cell.group == "datasets")
+    setting = columns(study, trained(study)[1])[0].settings[0]
+    assert 0 < setting.time(cells(study), cell) < 60
+    told = prompts([cell], "unknown")[cell.group, cell.name]
+
+    def bind(theta):
+        def init(key, problem):
+            return problem.space.from_unit(theta * (jnp.sum(problem.context.token) % 7) / 7 * jnp.ones(3))
+
+        return Optimizer(init, lambda key, x: (x[None], x), lambda key, x, points, evaluation: x)
+
+    compiled_x = compiled(bind, 2)(1.0, told, cell.family, cell.seeds)["x"]
+    np.testing.assert_array_equal(on_host(on_its_own(bind, 1.0, told), 2)(cell.family, cell.seeds)["x"], compiled_x)
 
 
 def test_runs_on_the_host_are_those_of_a_plain_loop():
@@ -305,7 +376,7 @@ def test_from_the_command_line(copied, fresh, tmp_path, cli):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"tasks": {"a": {"task": {"kind": "bbob"}}}}, "task: found kind 'bbob', expected 'hpo' or 'bbob_mixed'"),
+        ({"tasks": {"a": {"task": {"kind": "bbob"}}}}, "task: found kind 'bbob', expected 'hpo', 'tables' or"),
         ({"tasks": {"a": {"task": {"kind": "bbob_mixed"}}}}, "task.noises: found ['none', 'gaussian_mod"),
         ({"tasks": {"a": {"task": {"kind": "hpo"}, "instances": 2}}}, "instances: found 2, and a task of kind 'hpo'"),
         ({"tasks": {"tune": TINY["tasks"]["datasets"]}}, "tasks: found the name 'tune', expected another one"),
