@@ -32,7 +32,7 @@ from meta.recordings.rollouts import study_keys
 from tasks import tables
 from tasks.bbob.mixed import HELD_OUT, TRAIN, BBOBMixedConfig
 from tasks.hpo.hpo import HPOConfig, interpolated
-from tasks.tables import Axis, Benchmark
+from tasks.tables import Axis, Benchmark, TablesConfig
 
 TRIALS = 6
 CONFIG = OptFormerConfig(bins=16, width=16, heads=2, feedforward=16, encoder_layers=0, decoder_layers=1, max_trials=4)
@@ -451,3 +451,23 @@ def test_bundled_studies(name):
     assert {name.model for name in names["models"]} == {"gradient_boosting"}
     assert len({name.dataset for name in names["models"]}) == 3
     assert not set(HPOConfig().names("train")) & {*names["datasets"], *names["models"]}
+
+
+def test_bundled_studies_of_public_tables():
+    """What is chosen on and what is reported at the end have no table in common, and all methods are there."""
+    dev, end = StudyConfig.load("tables_dev"), StudyConfig.load("tables")
+    assert isinstance(dev, Tuning) and isinstance(end, Tuning) and end.tune is not None and dev.tune is None
+    used = {
+        where: {name for task in some if isinstance(task, TablesConfig) for name in task.benchmarks}
+        for where, some in {
+            "dev": [group.task for group in dev.tasks.values()],
+            "chosen": [end.tune.task],
+            "reported": [group.task for group in end.tasks.values()],
+        }.items()
+    }
+    assert used == {"dev": {"hpobench"}, "chosen": {"hpobench"}, "reported": {"hpolib", "nasbench201"}}
+    columns = ["optformer", "gp_ei", "gp_ei_botorch", "gp_ucb", "tpe", "optuna_gp", "smac", "hebo", "random"]
+    assert list(end.columns) == columns and set(columns) <= set(dev.columns)
+    for study in (dev, end):
+        assert (study.trials, study.steps, study.timed, study.optimizers) == (50, (10, 25, 50), True, ("optformer",))
+        assert all(getattr(rival.optimizer, "max_trials", 50) == 50 for rival in study.baselines.values())
