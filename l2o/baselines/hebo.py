@@ -17,13 +17,24 @@ from l2o.registry import register
 
 @register
 class HEBOConfig(BaselineConfig):
-    """HEBO (Cowen-Rivers et al. 2022) as it is by default. Needs the package `HEBO`, and what that needs."""
+    """HEBO (Cowen-Rivers et al. 2022) as it is by default. Needs the package `HEBO`, and what that needs.
+
+    HEBO 0.3.6 asks for numpy below 1.25, which this project does not take, but runs with numpy 2 and pymoo 0.6.0 where
+    they are installed with `pip install --no-deps`. Older ones, which pip prefers then, fail with later ones of pymoo.
+    """
 
     kind: Literal["hebo"] = "hebo"
 
     @property
     def lacks(self) -> str:
-        return not_installed(self.kind, {"hebo": "HEBO"})
+        missing = not_installed(self.kind, {"hebo": "HEBO"})
+        if not missing:
+            try:
+                with quiet():
+                    import_module("hebo.optimizers.hebo")
+            except ImportError as error:  # of versions that do not fit each other
+                return f"{self.kind} is installed, but cannot be imported: {error}"
+        return missing
 
     def build(self) -> HostOptimizer:
         def make(coordinates: list[Coordinate], seed: int, horizon: int) -> "Heteroscedastic":

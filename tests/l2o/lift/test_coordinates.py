@@ -9,6 +9,7 @@ import pytest
 
 import l2o
 from l2o import Evaluation, HostOptimizer, Problem, SearchSpace, Space, UserError
+from l2o.baselines import hebo
 from l2o.baselines.hebo import HEBOConfig
 from l2o.baselines.optuna import OptunaGPConfig, TPEConfig
 from l2o.baselines.smac import SMACConfig
@@ -84,6 +85,15 @@ def test_what_is_not_installed_is_one_sentence(monkeypatch):
         assert isinstance(optimizer, HostOptimizer)
         with pytest.raises(UserError, match=f"{config().kind} needs .*: pip install"):
             optimizer.init(jax.random.key(0), Problem(MIXED, MIXED.low))
+
+
+def test_a_package_that_does_not_fit_is_one_sentence(monkeypatch):
+    def fails(module):
+        raise ModuleNotFoundError("No module named 'pymoo.factory'")
+
+    monkeypatch.setattr(lift, "find_spec", lambda module: True)
+    monkeypatch.setattr(hebo, "import_module", fails)
+    assert HEBOConfig().lacks == "hebo is installed, but cannot be imported: No module named 'pymoo.factory'"
 
 
 @pytest.mark.slow
