@@ -8,7 +8,8 @@ norm, a drift of the norm, and how much of a slower momentum and of the gradient
     d = n(nesterov) + a n(slow) + b n(g)
     W <- |W| exp(-rho e^r nu + rho s) n(n(W) - eta gamma e^l n(orthogonalised(d)))
 
-with (l, r, s, a, b) written by the network, each within bounds: e^r is at most 4.5, and e^l at most `exp(farthest)`. It answers zero before meta-training, and the rule is polar then.
+with (l, r, s, a, b) written by the network, each within bounds: e^r is at most 4.5, and e^l at most `exp(farthest)`.
+It answers zero before meta-training, and the rule is polar then.
 Multiplying the loss by a constant changes nothing; neither does measuring all parameters in another unit.
 """
 
