@@ -176,7 +176,7 @@ def test_regrets(how):
     print(f"\n{how.__name__}\n{'':24}{'f':>10}" + "".join(f"{what:>10}" for what in CHANGES))
     wrong = []
     for name in names:
-        if lacks(name) or how is by_search and name == "optformer":
+        if lacks(name) or (how is by_search and name == "optformer"):
             continue  # that is for studies
         plain, *others = (
             float(np.median([how(name, change, seed) for seed in range(3)]))
