@@ -17,7 +17,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from experiments.study.pieces import Arrays
 from experiments.study.prediction.config import Surrogate
-from l2o.baselines.gp import centre, log_hyperprior, unpack, without_failures
+from l2o.baselines.gp import without_failures
+from l2o.baselines.hyperparameters import centre, log_hyperprior, unpack
 from l2o.gp import Posterior, Prior, log_likelihood
 
 SCALES = (1.0, 0.3, 0.1, 0.03)  # length scales that the search begins at

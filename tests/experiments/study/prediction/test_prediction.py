@@ -23,8 +23,7 @@ from experiments.study.prediction.config import PredictionStudy, Surrogate
 from experiments.study.prediction.gp import fitted, numbers, predictor
 from experiments.study.prediction.model import logits_of, prompts, scaled
 from experiments.study.prediction.run import cells
-from l2o.baselines import gp
-from l2o.baselines.gp import fit, log_posterior, pack, unpack
+from l2o.baselines.hyperparameters import centre, fit, log_posterior, pack, unpack
 from l2o.errors import UserError
 from l2o.host.policy import Policy
 from l2o.optformer.optformer import OptFormerConfig
@@ -236,7 +235,7 @@ def test_fits_are_more_probable_than_those_of_the_baseline():
         y = jnp.sin(6 * x[:, 0]) + 0.1 * jnp.asarray(generator.normal(size=30))
         y, count, categories = (y - y.mean()) / y.std(), jnp.asarray(30), jnp.zeros(2, bool)
         best = jax.jit(fitted, static_argnums=1)
-        begun = unpack(gp.centre(2))._replace(categories=categories)
+        begun = unpack(centre(2))._replace(categories=categories)
         theirs = log_posterior(pack(jax.jit(fit, static_argnums=4)(begun, x, y, count, 10)), x, y, count, categories)
         ours = best(numbers(Surrogate()), 50, x, y, count, categories)
         assert log_posterior(pack(ours), x, y, count, categories) > theirs + 0.1
