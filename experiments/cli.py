@@ -251,7 +251,7 @@ def configure(
     from experiments import ship
     from experiments.directory import fresh_directory
 
-    print(f"configured: {ship.configure(name, out or fresh_directory(Path(name).name), overrides or [])}")
+    print(f"configured: {ship.configure(name, out or fresh_directory(Path(name).resolve().name), overrides or [])}")
 
 
 @app.command(epilog='Example: l2o ship runs/mine-1 runs/study_mine-1 mine "a line on what it is for"')

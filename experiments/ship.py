@@ -52,8 +52,10 @@ def ship(run: Path, study: Path, name: str, description: str) -> Path:
     if not loaded.provenance.get("finished"):
         raise UserError(f"{run} is not finished, expected a run that l2o train completed")
     results = studies.results_of(study)
-    if loaded.sha256 not in results.get("sha256", {}).values():
-        raise UserError(f"{study} does not measure this theta, expected a study run with --optimizer {run}")
+    if loaded.fingerprint not in results.get("sha256", {}).values():
+        raise UserError(
+            f"{study} does not measure this theta and these settings, expected a study run with --optimizer {run}"
+        )
     start = loaded.provenance["experiment"]["meta"].get("init")
     provenance = {"description": description, **loaded.provenance, "held_out": studies.provenance(results)}
     if start is not None and start not in l2o.names():

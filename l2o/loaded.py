@@ -1,5 +1,7 @@
 """Trained optimizers that are ready for use: those that are shipped, by name, and one's own from a directory."""
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +47,14 @@ class Loaded:
     def learned(self) -> LearnedOptimizer:
         """The architecture."""
         return self.config.build()
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells it from others: `sha256`, and if settings were changed after the training, one of both."""
+        changed = self.provenance.get("configured")
+        if not changed:
+            return self.sha256
+        return hashlib.sha256((self.sha256 + json.dumps(changed, sort_keys=True)).encode()).hexdigest()
 
     @property
     def optimizer(self) -> Optimizer:

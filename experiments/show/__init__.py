@@ -244,7 +244,7 @@ def usage(name: str, loaded: l2o.Loaded) -> list[str]:
 def _optimizer_lines(document: JSONObject) -> list[str]:
     made, held_out = document["training"], document["held_out"]
     size = document["state_bytes_per_parameter"]
-    config = ", ".join(f"{name} = {shown(value)}" for name, value in document["config"].items() if name != "kind")
+    config = _settings({name: value for name, value in document["config"].items() if name != "kind"})
     lines = [f"{document['name']}: {document['description']}".rstrip(": ")]
     lines += _facts(
         {
@@ -270,9 +270,9 @@ def _optimizer_lines(document: JSONObject) -> list[str]:
                 "device": made.get("device"),
                 "date": made.get("date"),
                 "with": ", ".join(f"{name} {version}" for name, version in made.get("versions", {}).items()),
-                "changed after it": shown(made["configured"]) if "configured" in made else None,
                 "validation": None if loss is None else f"meta-loss {loss:.4g} at meta-step {step}",
                 "licence": made.get("licence"),
+                "changed after it": _settings(made.get("configured", {})),
             }
         )
     if held_out:
@@ -285,6 +285,10 @@ def _optimizer_lines(document: JSONObject) -> list[str]:
     else:
         lines.append(f"held-out scores: none; measure it with: l2o study STUDY --optimizer {document['name']}")
     return [*lines, "use it", *(f"  {line}" for line in document["use"])]
+
+
+def _settings(settings: JSONObject) -> str:
+    return ", ".join(f"{name} = {shown(value)}" for name, value in settings.items())
 
 
 def _facts(facts: JSONObject) -> list[str]:

@@ -79,7 +79,7 @@ class Kind(NamedTuple):
       plan: `(study) -> Plan`. Refuses with a UserError what cannot be run, and writes nothing.
       run: `(plan, pieces) -> found`. Asks `pieces` for all that takes time.
       summary: `(plan, found) -> dict`, the contents of results.json but for "study" and "seconds". It has "learned",
-        names of learned optimizers, and "sha256", checksums of their theta by name.
+        names of learned optimizers, and "sha256", their fingerprints by name.
       report: `(results) -> Report`, from the contents of results.json alone, so that a report can be made again.
     """
 

@@ -27,7 +27,7 @@ class Column(NamedTuple):
       argument: theta or a learning rate; None where the rate is tuned.
       tuned: whether the study tunes it.
       learned: whether it was meta-trained.
-      sha256: checksum of a learned optimizer's theta.
+      sha256: fingerprint of a learned optimizer.
       gradients: whether it reads gradients.
       identity: a short name of a learned optimizer's architecture and theta, or of a baseline that is asked for by
         name; empty for those that the study configures.
@@ -149,7 +149,7 @@ def _sized(config: Any, population_size: int | None, name: str) -> Any:
 
 def _learned_column(loaded: l2o.Loaded, name: str) -> Column:
     return Column(
-        name, loaded.learned.bind, loaded.theta, tuned=False, learned=True, sha256=loaded.sha256,
+        name, loaded.learned.bind, loaded.theta, tuned=False, learned=True, sha256=loaded.fingerprint,
         gradients=loaded.learned.native is not None,
         identity=identity(loaded.sha256, loaded.config.model_dump(mode="json")),
     )  # fmt: skip

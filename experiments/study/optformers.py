@@ -48,7 +48,7 @@ class Model(NamedTuple):
       config: of its architecture.
       learned: the architecture.
       theta: what was trained.
-      sha256: checksum of theta.
+      sha256: fingerprint of the optimizer.
       identity: a short name of architecture and theta, for files.
     """
 
@@ -108,7 +108,7 @@ def models(study: Prompted) -> list[Model]:
         if config.max_trials < study.trials:
             raise UserError(f"{name} reads up to {config.max_trials} trials, and the study has {study.trials}")
         short = identity(loaded.sha256, config.model_dump(mode="json"))
-        found.append(Model(label(name), config, loaded.learned, loaded.theta, loaded.sha256, short))
+        found.append(Model(label(name), config, loaded.learned, loaded.theta, loaded.fingerprint, short))
     need_different_names([model.name for model in found])
     return found
 

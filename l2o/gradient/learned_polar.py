@@ -53,8 +53,8 @@ class LearnedPolarConfig(OptimizerConfig):
       vector_step: relative step of vectors and scalars as a multiple of `step`.
       quiet: the ratio of momentum to gradients at which the step is whole.
       least: the least gain of a step whose gradients disagree.
-      farthest: bound of the correction of the log step. A network may be used within a narrower one than it was
-        trained in: small networks bear longer steps than large ones.
+      farthest: bound of the correction of the log step. A theta may be used within a narrower one than it was
+        trained in, see `l2o configure`.
       state_dtype: of both momenta; "bfloat16" halves what they take, "float32" is what parameters of it or less have.
     """
 

@@ -62,7 +62,7 @@ def test_what_it_started_from_travels_along(zoo, trained, measured, tmp_path):
     assert l2o.load("mine").provenance["started_from"] == l2o.load(trained).provenance
 
 
-def test_other_settings_of_the_same_theta(trained, tmp_path, cli):
+def test_other_settings_of_the_same_theta(trained, measured, tmp_path, cli):
     out = tmp_path / "other"
     assert cli("configure", trained, "--set", "output_scale=0.05", "--out", out).out == f"configured: {out}\n"
     original, other = l2o.load(trained), l2o.load(out)
@@ -70,8 +70,10 @@ def test_other_settings_of_the_same_theta(trained, tmp_path, cli):
     assert other.config.model_dump() == original.config.model_dump() | {"output_scale": 0.05}
     assert other.check != original.check
     assert other.provenance == original.provenance | {"configured": {"output_scale": 0.05}}
-    assert "output_scale" in cli("show", out).out.partition("changed after it")[2].splitlines()[0]
+    assert cli("show", out).out.partition("changed after it")[2].splitlines()[0].strip() == "output_scale = 0.05"
     again = tmp_path / "again"
+    with pytest.raises(UserError, match="does not measure this theta and these settings"):
+        module.ship(out, measured, "mine", "a line")
     cli("configure", out, "--set", "hidden=3", "--out", again)
     assert not again.exists()
     for arguments, words in (

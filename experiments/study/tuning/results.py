@@ -47,7 +47,7 @@ def summary(plan: Plan, found: Found) -> dict[str, Any]:
     groups = {group: [cell for cell in cells if cell.group == group] for group in study.tasks}
     return {
         "learned": [optimizer[0]] if optimizer else [],
-        "sha256": {optimizer[0]: optimizer[1].sha256} if optimizer else {},
+        "sha256": {optimizer[0]: optimizer[1].fingerprint} if optimizer else {},
         "chosen": {column.name: _chosen_setting(column, found) for column in plan.columns},
         "groups": {group: _results_of_group(plan, some, found) for group, some in groups.items()},
         "live": _results_of_live(study, found.live) if study.live else None,
