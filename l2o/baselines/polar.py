@@ -45,7 +45,7 @@ def polar(
     norm_step: jax.typing.ArrayLike = 0.035,
     embedding_step: jax.typing.ArrayLike = 0.6,
     vector_step: jax.typing.ArrayLike = 0.11,
-    quiet: jax.typing.ArrayLike = 0.4,
+    quiet: jax.typing.ArrayLike = 0.7,
     label: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Matrices turn on their sphere and their norms move by Adam, at one setting for all networks.
@@ -58,7 +58,7 @@ def polar(
 
     where :math:`\nu_t` is Adam's direction for :math:`\log \|W\|_F`, whose derivative is :math:`\langle G, W \rangle`.
     Where the gradients are noise the step is small: with q the root mean square of the momentum over that of the
-    gradients, :math:`\gamma_t` is the square of q / `quiet`, between 0.02 and 2. Tables of embeddings, which a
+    gradients, :math:`\gamma_t` is q / `quiet`, between 0.02 and 2. Tables of embeddings, which a
     name tells, and vectors move by the direction of Adam; vectors relative to their own scale, tables and what begins
     at zero relative to the numbers between layers. An output layer is a matrix as others.
 
@@ -149,8 +149,8 @@ def _matrix(leaf: _Leaf, count: Any, angle: Any, norm_step: Any, quiet: Any) -> 
     g, w = leaf.g, leaf.w
     mu = DECAY * leaf.mu + (1 - DECAY) * g
     nu = DECAY * leaf.nu + (1 - DECAY) * jnp.mean(g**2)
-    squared = jnp.mean(mu**2) / (nu * (1 - DECAY**count) + TINY**2)  # without the biases of both means
-    gain = jnp.clip(squared / quiet**2, *GAINS)
+    ratio = jnp.mean(mu**2) / (nu * (1 - DECAY**count) + TINY**2)  # without the biases of both means
+    gain = jnp.clip(jnp.sqrt(ratio) / quiet, *GAINS)
     direction = orthogonalised(DECAY * mu + (1 - DECAY) * g)
     size, length = frobenius(w), frobenius(direction)
     slope = jnp.sum(g * w)
@@ -191,7 +191,7 @@ class PolarConfig(BaselineConfig):
     norm_step: float = Field(default=0.035, ge=0)
     embedding_step: float = Field(default=0.6, ge=0)
     vector_step: float = Field(default=0.11, ge=0)
-    quiet: float = Field(default=0.4, gt=0)
+    quiet: float = Field(default=0.7, gt=0)
 
     def build(self) -> Optimizer:
         settings = self.model_dump(exclude={"kind"})

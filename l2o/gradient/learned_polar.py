@@ -64,7 +64,7 @@ class LearnedPolarConfig(OptimizerConfig):
     norm_step: float = Field(default=0.035, ge=0)
     embedding_step: float = Field(default=0.6, ge=0)
     vector_step: float = Field(default=0.11, ge=0)
-    quiet: float = Field(default=0.4, gt=0)
+    quiet: float = Field(default=0.7, gt=0)
     least: float = Field(default=0.02, gt=0, le=1)
     farthest: float = Field(default=0.7, gt=0, le=10)
     state_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -329,7 +329,7 @@ def _paces(
     g_share = size * g_share / (jnp.sqrt(means.gg) + TINY) + jnp.where(matrix, (1 - FAST) / nesterov, 0.0)
     fast_share = jnp.where(matrix, FAST / nesterov, 1 / weight)
     usual = numbers[0] / weight_of(SECOND, count) + TINY**2
-    gain = jnp.clip(means.fast / weight**2 / usual / config.quiet**2, config.least, 2.0)
+    gain = jnp.clip(jnp.sqrt(means.fast / usual) / weight / config.quiet, config.least, 2.0)
     pace = config.step * factor * jnp.exp(longer) * jnp.where(matrix, gain, share * scale)
     stretch = config.norm_step * factor * (drift - jnp.exp(norm_longer) * _growth(numbers, count))
     return Paces(fast_share, slow_share, g_share, pace, stretch, jnp.sqrt(means.ww), scale)
