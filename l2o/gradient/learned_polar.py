@@ -1,9 +1,10 @@
 """Polar, steered: matrices that turn and norms that move, with what a small network says for each tensor.
 
 The rule is `l2o.polar`, which needs no learning rate. For each tensor a network reads how the run is going: agreement
-of the gradients with each other over short and long times, trend of the loss, time and horizon, role and shape. All it
-reads is free of scale, and it sees no coordinate. It writes a correction of the log step, one of the log step of the
-norm, a drift of the norm, and how much of a slower momentum and of the gradient itself goes into the direction:
+of the gradients with each other over short and long times, trend of the loss, how far loss and gradients have fallen,
+time and horizon, role and shape. All it reads is free of scale, and it sees no coordinate. It writes a correction of
+the log step, one of the log step of the norm, a drift of the norm, and how much of a slower momentum and of the
+gradient itself goes into the direction:
 
     d = n(nesterov) + a n(slow) + b n(g)
     W <- |W| exp(-rho e^r nu + rho s) n(n(W) - eta gamma e^l n(orthogonalised(d)))
@@ -34,8 +35,8 @@ from l2o.tensors import MATRICES, ROLES, alike, like, over, roles_of, scale_of, 
 FAST, SLOW, SECOND = 0.95, 0.99, 0.95  # decays of both momenta and of second moments
 NORM_DECAYS = (0.9, 0.95)  # of Adam on the logarithm of a norm
 LOSSES: Any = np.array([0.8, 0.95, 0.99], np.float32)
-OWN, SHARED, OUTPUTS = 11, 12, 5  # numbers that the network reads of a tensor and of the run, and those it writes
-NUMBERS = 6  # that are kept of a tensor, see `LearnedPolarState`
+OWN, SHARED, OUTPUTS = 12, 13, 5  # numbers that the network reads of a tensor and of the run, and those it writes
+NUMBERS = 7  # that are kept of a tensor, see `LearnedPolarState`
 LOUDNESS = 2.0  # of what the network says; a small change of theta is then one of a step that the loss tells from noise
 BOUNDS = (1.5, 1.0, 2.0, 2.0)  # of all that it says but the log step
 BLIND_HORIZON, BLIND_PROGRESS = 1000.0, 1 / 3  # what a run without a known horizon looks like to the network
@@ -66,7 +67,7 @@ class LearnedPolarConfig(OptimizerConfig):
     vector_step: float = Field(default=0.11, ge=0)
     quiet: float = Field(default=0.7, gt=0)
     least: float = Field(default=0.02, gt=0, le=1)
-    farthest: float = Field(default=0.7, gt=0, le=10)
+    farthest: float = Field(default=0.8, gt=0, le=10)
     state_dtype: Literal["float32", "bfloat16"] = "float32"
 
     def build(self) -> LearnedOptimizer:
@@ -82,7 +83,8 @@ class LearnedPolarState(NamedTuple):
       slow: momentum at decay 0.99, a tree, too.
       nu: second moment of each leaf, a tree, too; of matrices, which need none, a zero.
       numbers: of each leaf, in order: mean second moment, moments of the derivative by its log norm, agreement of
-        gradient and momentum, squared cosine of gradient and parameters, and the size that its steps are measured by.
+        gradient and momentum, squared cosine of gradient and parameters, the largest mean second moment so far, and
+        the size that its steps are measured by.
       losses: moving averages of the loss at three decays, [3].
       first: the first loss.
     """
@@ -91,7 +93,7 @@ class LearnedPolarState(NamedTuple):
     fast: Any
     slow: Any
     nu: Any
-    numbers: Float[Array, "6 leaves"]
+    numbers: Float[Array, "7 leaves"]
     losses: Float[Array, "3"]
     first: Float[Array, ""]
 
@@ -227,12 +229,12 @@ def _observed(leaf: Leaf, matrix: bool) -> tuple[Leaf, Means]:
 
 def _read(
     means: Means, numbers: Array, count: Any, leaves: list[Any], roles: list[str]
-) -> tuple[Float[Array, "6 leaves"], Float[Array, "own leaves"]]:
+) -> tuple[Float[Array, "7 leaves"], Float[Array, "own leaves"]]:
     """The numbers after a gradient, and what the network is to know of each tensor, within about [-3, 3]."""
     size, weight, before, fast, slow = (
         jnp.sqrt(x) for x in (means.gg, means.ww, means.before, means.fast, means.slow)
     )  # root mean squares
-    nu, first, second, agreed, cosines, scale = numbers
+    nu, first, second, agreed, cosines, loudest, scale = numbers
     entries = np.array([max(jnp.size(leaf), 1) for leaf in leaves], np.float32)
     agreement = means.g_before / (size * before + TINY**2)
     long_agreed = jnp.tanh(5 * agreed)
@@ -241,14 +243,17 @@ def _read(
     nu = SECOND * nu + (1 - SECOND) * means.gg
     first, second = b1 * first + (1 - b1) * slope, b2 * second + (1 - b2) * slope**2
     agreed, cosines = 0.9 * agreed + 0.1 * agreement, 0.95 * cosines + 0.05 * cosine
-    numbers = jnp.stack([nu, first, second, agreed, cosines, scale])
-    usual = jnp.sqrt(nu / weight_of(SECOND, count)) + TINY
+    usual = nu / weight_of(SECOND, count)
+    loudest = jnp.maximum(loudest, usual)
+    numbers = jnp.stack([nu, first, second, agreed, cosines, loudest, scale])
+    usual = jnp.sqrt(usual) + TINY
     shapes = [two_axes(leaf) if role in MATRICES else (1, 1) for leaf, role in zip(leaves, roles, strict=True)]
     features = [
         _log(fast / weight_of(FAST, count) / usual) + 1.5, _log(slow / weight_of(SLOW, count) / usual) + 2,
         2 * agreed, 2 * means.both / (fast * slow + TINY**2), _growth(numbers, count),
         _log(size / usual), _log(weight / scale), jnp.maximum(_log(cosines / weight_of(SECOND, count)) / 2, -4) + 2,
         jnp.asarray([np.log(rows / columns) / 3 for rows, columns in shapes], size.dtype), 2 * agreement, long_agreed,
+        _log(usual / (jnp.sqrt(loudest) + TINY)) / 2,
     ]  # fmt: skip
     return numbers, jnp.stack(features)
 
@@ -284,11 +289,12 @@ def _shared(count: Any, horizon: Any, losses: Array, first: Array, own: Array, r
         progress = jnp.minimum((t - 1) / total, 1.0)
     turns = roles[:2].sum(0)
     averages = own[:2] @ turns / max(turns.sum(), 1)
+    fallen = _log((jnp.abs(means[1]) + TINY) / (jnp.abs(first) + TINY)) / 2
     time = [
         jnp.log(t) / 5 - 1, jnp.log(total) / 2.5 - 2, progress, jnp.cos(jnp.pi * progress),
         jnp.tanh(10 * progress), jnp.tanh(10 * (1 - progress)), jnp.tanh(t / 10),
     ]  # fmt: skip
-    return jnp.concatenate([jnp.clip(trend, -3, 3), jnp.stack(time), averages])
+    return jnp.concatenate([jnp.clip(trend, -3, 3), jnp.stack([fallen, *time]), averages])
 
 
 class Paces(NamedTuple):
