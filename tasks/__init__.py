@@ -9,6 +9,7 @@ from tasks import hpo as hpo
 from tasks import mixture as mixture
 from tasks import networks as networks
 from tasks import neuroevolution as neuroevolution
+from tasks import priors as priors
 from tasks import quadratic as quadratic
 from tasks import rescaled as rescaled
 from tasks import swingup as swingup
@@ -17,5 +18,6 @@ from tasks import tables as tables
 from tasks.corpora import CorpusConfig
 from tasks.datasets import DatasetConfig
 from tasks.family import FamilyConfig, TaskFamily
+from tasks.priors import PriorConfig
 
-__all__ = ["CorpusConfig", "DatasetConfig", "FamilyConfig", "TaskFamily"]
+__all__ = ["CorpusConfig", "DatasetConfig", "FamilyConfig", "PriorConfig", "TaskFamily"]
