@@ -1,5 +1,6 @@
 """Priors over black-box functions, each one file. Importing a file here registers its kind."""
 
+from tasks.priors import bnn as bnn
 from tasks.priors import gp as gp
 from tasks.priors import hebo as hebo
 from tasks.priors.base import PriorConfig
