@@ -147,6 +147,25 @@ def _inverse(factor: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 @jax.custom_jvp
+def whitening(gram: Float[Array, "n n"]) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
+    """The inverse of the Cholesky factor L of a positive definite matrix, and the logarithm of its determinant.
+
+    Its derivative is written out, in products of matrices: with `S = L^-1 dK L^-T` that of the inverse is minus the
+    lower triangle of S, its diagonal halved, times the inverse, and that of the logarithm is the trace of S.
+    """
+    factor = jnp.linalg.cholesky(gram)
+    return _inverse(factor), 2 * jnp.sum(jnp.log(jnp.diagonal(factor)))
+
+
+@whitening.defjvp
+def _whitening_jvp(primals, tangents):
+    inverse, determinant = whitening(*primals)
+    moved = inverse @ tangents[0] @ inverse.T
+    lower = jnp.tril(moved) - 0.5 * jnp.diag(jnp.diagonal(moved))
+    return (inverse, determinant), (-lower @ inverse, jnp.trace(moved))
+
+
+@jax.custom_jvp
 def _log_density(gram: Float[Array, "n n"], residual: Float[Array, "n"]) -> Float[Array, ""]:
     """The logarithm of the density of a normal distribution of mean 0 at `residual`, without the constant.
 

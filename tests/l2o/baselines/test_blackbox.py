@@ -16,8 +16,9 @@ from sklearn.gaussian_process import GaussianProcessRegressor, kernels
 
 import l2o
 from l2o import Evaluation, HostOptimizer, Problem, SearchSpace, Space, Task, UserError, from_evosax, unroll
+from l2o.acquisition import maximise, without_failures
 from l2o.baselines.evosax import CMAESConfig, DifferentialEvolutionConfig, PSOConfig, SNESConfig
-from l2o.baselines.gp import GPEIConfig, GPUCBConfig, maximise, standardised, without_failures
+from l2o.baselines.gp import GPEIConfig, GPUCBConfig, standardised
 from l2o.baselines.hyperparameters import BOTORCH, centre, fit, log_hyperprior, log_posterior, pack, unpack
 from l2o.baselines.optuna import TPEConfig
 from l2o.baselines.search import BITS, RandomConfig, SobolConfig

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import l2o
 from l2o import Evaluation, Problem, Space, Task, UserError, unroll
+from l2o.acquisition import maximise
 from l2o.baselines.evosax import OneByOneConfig, SepCMAESConfig
-from l2o.baselines.gp import GPUCBConfig, maximise
+from l2o.baselines.gp import GPUCBConfig
 from l2o.baselines.grid import GridConfig, ShuffledGridConfig, draw
 from l2o.baselines.mutation import HillClimbingConfig, RegularizedEvolutionConfig, mutate
 from l2o.baselines.scatter import ScatterConfig

@@ -1,0 +1,67 @@
+"""The search for the point of a space with the highest score, inside one program."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from l2o.space.domain import Space
+
+REPEATED = 1e4  # above differences of an acquisition function, and small enough not to round them away
+
+
+def without_failures(y: Float[Array, "n"], used: Bool[Array, "n"]) -> Float[Array, "n"]:
+    """Values with failed evaluations as the worst finite one (0 where there is none), and 0 in unused rows."""
+    valid = used & jnp.isfinite(y)
+    worst = jnp.max(jnp.where(valid, y, -jnp.inf))
+    return jnp.where(valid, y, jnp.where(used & jnp.isfinite(worst), worst, 0.0))
+
+
+def maximise(
+    key: PRNGKeyArray, score: Callable[[Float[Array, "m d"]], Float[Array, "m"]], leaders: Float[Array, "k d"],
+    candidates: int, steps: int, space: Space | None = None, starts: int = 4,
+) -> Float[Array, "d"]:  # fmt: skip
+    """The point of the unit cube with the largest score that is found.
+
+    In a mixed space that is a point that can be evaluated: others are moved to the nearest one before they are scored.
+    A step of the ascent follows the gradient there; categories have none.
+
+    Args:
+      key: decides the candidates.
+      score: of m points.
+      leaders: points near which it is often large.
+      candidates: uniform ones; there are a quarter as many around the leaders, at distances of all magnitudes.
+      steps: of gradient ascent by Adam, from the best `starts` of both sorts.
+      space: a mixed one; None for a cube of real numbers.
+      starts: see `steps`.
+    """
+
+    def nearest(u):
+        if space is None or space.levels is None:
+            return u
+        return jnp.where(space.levels[None] > 0, jax.vmap(space.to_unit)(jax.vmap(space.from_unit)(u)), u)
+
+    size, local = leaders.shape[1], candidates // 4
+    wide_key, which_key, width_key, normal_key, anew_key, other_key = jax.random.split(key, 6)
+    wide = nearest(jax.random.uniform(wide_key, (candidates, size)))
+    centres = leaders[jax.random.randint(which_key, (local,), 0, leaders.shape[0])]
+    width = 10 ** jax.random.uniform(width_key, (local, 1), minval=-3.0, maxval=-0.5)
+    near = jnp.clip(centres + width * jax.random.normal(normal_key, (local, size)), 0.0, 1.0)
+    if space is not None and space.ordered is not None:
+        anew = ~space.ordered[None] & jax.random.bernoulli(anew_key, 0.2, near.shape)
+        near = nearest(jnp.where(anew, jax.random.uniform(other_key, near.shape), near))
+    wide, near = (u[jax.lax.top_k(score(u), min(starts, u.shape[0]))[1]] for u in (wide, near))
+    first = jnp.concatenate([wide, near])
+    tx = optax.adam(optax.exponential_decay(0.03, max(steps, 1), 0.01))
+
+    def climb(carry, _):
+        u, moments = carry
+        gradient = jax.grad(lambda u: -jnp.sum(score(u)))(nearest(u))
+        updates, moments = tx.update(jnp.where(jnp.isfinite(gradient), gradient, 0.0), moments)
+        return (jnp.clip(u + updates, 0.0, 1.0), moments), None
+
+    (last, _), _ = jax.lax.scan(climb, (first, tx.init(first)), length=steps)
+    found = jnp.concatenate([first, nearest(last)])
+    return found[jnp.argmax(score(found))]
