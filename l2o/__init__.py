@@ -12,6 +12,7 @@ from l2o import evolution as evolution
 from l2o import gradient as gradient
 from l2o import interop as interop
 from l2o import optformer as optformer
+from l2o import surrogate as surrogate
 from l2o.artifact import save
 from l2o.baselines.hyperball import hyperball
 from l2o.baselines.matrices import hidden_matrices

@@ -97,12 +97,14 @@ class LearnedOptimizer(NamedTuple):
         horizon and label, roles of leaves that are known, are for those that read them and may be left out.
       log_prob: `(Theta, Problem, Trajectory) -> {"x": Float[T], "y": Float[T]}` for families with a likelihood,
         else None.
+      surrogate: `l2o.surrogate.prediction.Surrogate` of families that predict values at any point, else None.
     """
 
     init: Callable[[PRNGKeyArray], Theta]
     bind: Callable[[Theta], Optimizer]
     native: Callable[..., optax.GradientTransformationExtraArgs] | None = None
     log_prob: Callable[[Theta, Problem, "Trajectory"], dict[str, Array]] | None = None
+    surrogate: Any = None
 
 
 class Trajectory(NamedTuple):

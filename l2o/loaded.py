@@ -5,12 +5,13 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from pydantic import ValidationError
 
@@ -20,7 +21,9 @@ from l2o.errors import UserError
 from l2o.files import exists
 from l2o.lift.optax import decayed
 from l2o.registry import nearest
-from l2o.space.domain import X
+from l2o.space.domain import Space, X
+from l2o.surrogate.prediction import Prediction
+from l2o.wrappers.flat import flat_space
 
 ZOO = Path(__file__).parent / "zoo"
 
@@ -118,6 +121,40 @@ class Loaded:
             tx = optax.chain(optax.clip_by_global_norm(max_norm), tx)
         return decayed(tx, weight_decay, horizon) if weight_decay else tx
 
+    def predict(self, x: Any, y: Any, queries: Any, space: Space | None = None) -> Prediction:
+        """What is believed of the values at other points, given some that are known.
+
+        Args:
+          x: points that were evaluated, [n, d]; n may be 0.
+          y: their values, [n]; those that are not finite are failed evaluations.
+          queries: points that are asked for, [m, d].
+          space: that they are points of, with lower and upper bounds; None for the unit cube.
+
+        Returns:
+          A distribution for each query, with `mean`, `variance`, `quantile(q)`, `log_prob(y)`, `cdf(y)`, `sample(key)`,
+          `expected_improvement(best)`, its logarithm, `probability_of_improvement(best)` and `confidence_bound(beta)`.
+
+        Raises:
+          TypeError: the family does not predict.
+          UserError: shapes that do not fit, or a point outside of the space.
+        """
+        surrogate = self.learned.surrogate
+        if surrogate is None:
+            raise TypeError(f"a {self.config.kind!r} optimizer does not predict values")
+        x, y, queries = (jnp.asarray(a, jnp.float32) for a in (x, y, queries))
+        if queries.ndim != 2 or x.shape != (*y.shape, queries.shape[1]) or y.ndim != 1:
+            raise UserError(
+                f"x, y and queries have shapes {x.shape}, {y.shape}, {queries.shape}: expected [n, d], [n] and [m, d]"
+            )
+        d = queries.shape[1]
+        space = flat_space(space or Space.box(jnp.zeros(d), jnp.ones(d)))
+        for name, points in (("x", x), ("queries", queries)):
+            inside = np.asarray(jax.vmap(space.contains)(points))
+            if not inside.all():
+                raise UserError(f"{name}[{int(np.argmin(inside))}] is no point of the space")
+        told, asked = jax.vmap(space.to_unit)(x), jax.vmap(space.to_unit)(queries)
+        return _predict(surrogate, self.theta, told, y, space.ordered, asked)
+
     def evosax(self, solution: X, population_size: int | None = None, **options: Any) -> Any:
         """An evosax algorithm, with the `init`, `ask` and `tell` of evosax; `params.params` is theta.
 
@@ -136,6 +173,15 @@ class Loaded:
         from l2o.interop.evosax import to_evosax
 
         return to_evosax(self.config, self.theta, solution, population_size, **options)
+
+
+@partial(jax.jit, static_argnums=0)
+def _predict(surrogate, theta, x, y, ordered, queries):
+    """Of points of the unit cube; those that are known are filled up, so that few numbers of them need a program."""
+    room = max(8, 1 << (len(y) - 1).bit_length()) - len(y)
+    used = jnp.arange(len(y) + room) < len(y)
+    belief = surrogate.read(theta, jnp.pad(x, ((0, room), (0, 0))), jnp.pad(y, (0, room)), used, ordered)
+    return surrogate.predict(theta, belief, queries)
 
 
 def names() -> list[str]:

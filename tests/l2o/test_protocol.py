@@ -68,6 +68,31 @@ def build(name):
         # the shipped ones are of full size
         small = {
             "optformer": {"bins": 16, "width": 16, "heads": 2, "feedforward": 16, "decoder_layers": 1},
+            "pfn": {
+                "width": 8,
+                "heads": 2,
+                "feedforward": 8,
+                "layers": 1,
+                "parameter_width": 8,
+                "processes": 2,
+                "buckets": 8,
+                "max_trials": 8,
+                "initial": 1,
+                "candidates": 8,
+                "ascent_steps": 1,
+                "max_pending": 2,
+            },
+            "memory": {
+                "hidden": 8,
+                "slots": 4,
+                "width": 8,
+                "buckets": 8,
+                "max_trials": 8,
+                "initial": 1,
+                "candidates": 8,
+                "ascent_steps": 1,
+                "max_pending": 2,
+            },
             "rnn": {"hidden": 4, "pooled": 2, "candidates": 4, "max_trials": 4},
         }
         learned = l2o.kinds(l2o.OptimizerConfig)[name](**small.get(name, {})).build()

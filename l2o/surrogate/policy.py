@@ -1,0 +1,163 @@
+"""The optimizer of a surrogate: the next point is where its acquisition function is largest."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+from pydantic import Field
+
+from l2o.acquisition import REPEATED, maximise, without_failures
+from l2o.core import Optimizer, OptimizerConfig, Problem, Theta
+from l2o.space.domain import Space
+from l2o.surrogate.prediction import Surrogate
+from l2o.wrappers.flat import over_flat_points
+
+FEWEST, GROWTH = 16, 4  # observations that the smallest program reads, and how many times as many the next one does
+
+
+class SurrogateConfig(OptimizerConfig):
+    """What optimizers with a surrogate share.
+
+    Attributes:
+      max_trials: that are read; beyond it a new one replaces the worst.
+      initial: points that come before those of the surrogate.
+      acquisition: "ei": the logarithm of expected improvement, "ucb": the quantile `quantile`, "pi": the probability of
+        improvement.
+      quantile: of "ucb", between 0 and 1.
+      candidates: random points that the acquisition function is first evaluated at.
+      ascent_steps: gradient steps on it, from the best candidates.
+      max_pending: trials in progress that it sees, the latest.
+    """
+
+    max_trials: int = Field(default=200, ge=1, le=10_000)
+    initial: int = Field(default=4, ge=1)
+    acquisition: Literal["ei", "ucb", "pi"] = "ei"
+    quantile: float = Field(default=0.1, gt=0, lt=1)
+    candidates: int = Field(default=256, ge=8)
+    ascent_steps: int = Field(default=10, ge=0)
+    max_pending: int = Field(default=8, ge=1, le=1000)
+
+
+class SurrogateState(NamedTuple):
+    """What has been observed, in the unit cube.
+
+    Attributes:
+      space: a mixed one.
+      shift: of the first points.
+      x: points.
+      y: values as they were told, also those of failed evaluations.
+      filled: rows in use.
+      asked: proposals made.
+      open: points that were asked for and not told yet, the latest.
+      opened: how many these are.
+    """
+
+    space: Space
+    shift: Float[Array, "d"]
+    x: Float[Array, "n d"]
+    y: Float[Array, "n"]
+    filled: Int[Array, ""]
+    asked: Int[Array, ""]
+    open: Float[Array, "p d"]
+    opened: Int[Array, ""]
+
+
+def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Optimizer:
+    """An optimizer of bounded problems; only as many rows are read as are in use, up to a factor of four."""
+    room, pending = config.max_trials, config.max_pending
+    rungs = [n for k in range(8) if (n := FEWEST * GROWTH**k) < room] + [room]
+
+    def init(key: Any, problem: Problem) -> SurrogateState:
+        d, zero = problem.start.size, jnp.zeros((), jnp.int32)
+        return SurrogateState(
+            problem.space, jax.random.uniform(key, (d,)), jnp.zeros((room, d)), jnp.zeros(room), zero, zero,
+            jnp.zeros((pending, d)), zero,
+        )  # fmt: skip
+
+    def acquisition(prediction, best):
+        if config.acquisition == "ei":
+            return prediction.log_expected_improvement(best)
+        if config.acquisition == "ucb":
+            return -prediction.quantile(config.quantile)
+        return prediction.probability_of_improvement(best)
+
+    def proposed(key, state: SurrogateState, rows: int):
+        ordered, levels = state.space.ordered, state.space.levels
+        assert ordered is not None and levels is not None
+        told, waiting = jnp.arange(rows) < state.filled, jnp.arange(pending) < state.opened
+        y = without_failures(state.y[:rows], told)
+        best = jnp.min(jnp.where(told, y, jnp.inf))
+        x = jnp.concatenate([state.x[:rows], state.open])
+        values, nothing = jnp.concatenate([y, jnp.zeros(pending)]), jnp.zeros(pending, bool)
+        belief = surrogate.read(theta, x, values, jnp.concatenate([told, nothing]), ordered)
+        best = jnp.where(state.filled > 0, best, surrogate.predict(theta, belief, state.open).mean[0])
+
+        def believed(belief):
+            """As if what is in progress had come out as expected (Ginsbourger et al. 2010, "Kriging believer")."""
+            expected = surrogate.predict(theta, belief, state.open).mean
+            values = jnp.concatenate([y, expected])
+            return surrogate.read(theta, x, values, jnp.concatenate([told, waiting]), ordered)
+
+        belief = jax.lax.cond(state.opened > 0, believed, lambda belief: belief, belief)
+        seen = jnp.concatenate([told, waiting])
+        countable = jnp.all(levels > 0)
+
+        def score(u):
+            repeated = countable & jnp.any(seen[None] & (jnp.max(jnp.abs(u[:, None] - x[None]), 2) < 1e-6), 1)
+            return acquisition(surrogate.predict(theta, belief, u), best) - jnp.where(repeated, REPEATED, 0.0)
+
+        lowest = jax.lax.top_k(jnp.where(told, -y, -jnp.inf), min(4, rows))[1]
+        leaders = x[jnp.where(told[lowest], lowest, lowest[0])]
+        return maximise(key, score, leaders, config.candidates, config.ascent_steps, state.space)
+
+    def propose(key, state: SurrogateState):
+        rung = jnp.searchsorted(jnp.asarray(rungs), state.filled)
+        programs = [lambda key, state, n=n: proposed(key, state, n) for n in rungs]
+        return jax.lax.switch(rung, programs, key, state)
+
+    def begin(key, state: SurrogateState):
+        """The additive recurrence of Roberts (2018), with a random shift, in place of Sobol's for so few points."""
+        del key
+        return jnp.mod(state.shift + state.asked * jnp.asarray(recurrence(state.shift.size)), 1.0)
+
+    def ask(key, state: SurrogateState):
+        u = jax.lax.cond(state.asked < config.initial, begin, propose, key, state)
+        x = state.space.from_unit(u)
+        full = state.opened == pending
+        waiting = jnp.where(full, jnp.roll(state.open, -1, 0), state.open)
+        at = jnp.minimum(state.opened, pending - 1)
+        return x[None], state._replace(
+            asked=state.asked + 1, open=waiting.at[at].set(state.space.to_unit(x)),
+            opened=jnp.minimum(state.opened + 1, pending),
+        )  # fmt: skip
+
+    def tell(key, state: SurrogateState, x, evaluation):
+        del key
+        points = jax.vmap(state.space.to_unit)(x)
+
+        def insert(state: SurrogateState, told):
+            point, value = told
+            same = jnp.all(jnp.abs(state.open - point[None]) < 1e-6, 1) & (jnp.arange(pending) < state.opened)
+            found, at = jnp.any(same), jnp.argmax(same)
+            shifted = jnp.where((jnp.arange(pending) >= at)[:, None], jnp.roll(state.open, -1, 0), state.open)
+            worst = jnp.argmax(jnp.where(jnp.isfinite(state.y), state.y, jnp.inf))
+            row = jnp.where(state.filled < room, state.filled, worst)
+            return state._replace(
+                x=state.x.at[row].set(point), y=state.y.at[row].set(value),
+                filled=jnp.minimum(state.filled + 1, room), open=jnp.where(found, shifted, state.open),
+                opened=state.opened - found,
+            ), None  # fmt: skip
+
+        return jax.lax.scan(insert, state, (points, evaluation.value.astype(jnp.float32)))[0]
+
+    return over_flat_points(config.kind, Optimizer(init, ask, tell))
+
+
+def recurrence(d: int) -> np.ndarray:
+    """Steps of a sequence that fills the unit cube evenly: powers of the root of `g^(d + 1) = g + 1`, inverted."""
+    root = 2.0
+    for _ in range(60):
+        root = (1 + root) ** (1 / (d + 1))
+    return np.asarray(root ** -np.arange(1.0, d + 1), np.float32)
