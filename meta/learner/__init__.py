@@ -3,3 +3,4 @@
 from meta.learner import evolution as evolution
 from meta.learner import gradient as gradient
 from meta.learner import imitation as imitation
+from meta.learner import prior_fitting as prior_fitting

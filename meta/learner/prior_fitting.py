@@ -1,0 +1,138 @@
+"""The prior-fitting learner: theta that predicts values of functions drawn from a prior (Müller et al. 2022)."""
+
+from typing import ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+from pydantic import Field
+
+from l2o.errors import UserError
+from l2o.registry import register
+from l2o.surrogate.prediction import units_of
+from l2o.wrappers.flat import flat_space
+from meta.learner.base import Learner, LearnerConfig, share, specs
+from meta.parallel import AXIS, DIVIDED, WHOLE, mesh
+
+LEAST = -10.0  # log density of a value; what is less probable is as good as impossible, and teaches nothing
+
+
+@register
+class PriorFittingConfig(LearnerConfig):
+    """AdamW on the likelihood of values of functions that are drawn anew in each meta-step.
+
+    Any family of tasks with bounds is a prior over functions. Of each function some points are told, and others are
+    predicted. Half of the sets of points are uniform, as in a random search; the other half lie around a few centres,
+    as those of a search that has found something.
+
+    Attributes:
+      learning_rate: peak, positive.
+      warmup: meta-steps of linear warm-up from zero, before a cosine decay to a hundredth of the peak.
+      weight_decay: of the matrices, in units of the learning rate.
+      clip: largest global norm of the gradient, positive.
+      sizes: most points that are told; meta-steps use each equally often, and tell a random number up to it.
+      fewest: fewest points that are told.
+      queries: points that are predicted.
+    """
+
+    kind: Literal["prior_fitting"] = "prior_fitting"
+    estimates: ClassVar[bool] = False
+    average: float = Field(default=0.999, ge=0, lt=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warmup: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    sizes: tuple[int, ...] = Field(default=(12, 50, 128), min_length=1, strict=False)
+    fewest: int = Field(default=2, ge=0)
+    queries: int = Field(default=64, ge=1)
+
+    def build(self, learned, objective, estimator, horizon, tasks, steps, devices=1, parts=1):
+        del objective, estimator, horizon
+        if learned.surrogate is None:
+            raise UserError("meta.optimizer.kind 'prior_fitting' needs an optimizer that predicts, such as pfn")
+        chosen, surrogate = mesh(devices, share(tasks, parts)), learned.surrogate
+        rate = optax.warmup_cosine_decay_schedule(
+            0.0 if self.warmup else self.learning_rate, self.learning_rate, self.warmup,
+            max(steps, self.warmup + 1), self.learning_rate / 100,
+        )  # fmt: skip
+        transformation = optax.chain(
+            optax.clip_by_global_norm(self.clip),
+            optax.adamw(rate, b2=0.98, weight_decay=self.weight_decay, mask=lambda t: jax.tree.map(_is_matrix, t)),
+        )
+
+        def negative(theta, key, part, size):
+            """Mean of -log p over the predicted points of one function, in units of what was told."""
+            task_key, count_key, point_key, value_key = jax.random.split(key, 4)
+            task = part.task(part.sample(task_key))
+            space = flat_space(task.problem.space)
+            flat, back = ravel_pytree(jax.tree.map(jnp.asarray, task.problem.start))
+            u = points(point_key, size, self.queries, flat.size)
+            x = jax.vmap(space.from_unit)(u)
+            y = task.evaluate(value_key, jax.vmap(back)(x)).value
+            u, told = jax.vmap(space.to_unit)(x), jax.random.randint(count_key, (), self.fewest, size + 1)
+            used = jnp.arange(size) < told
+            belief = surrogate.read(theta, u[:size], y[:size], used, space.ordered)
+            prediction = surrogate.predict(theta, belief, u[size:])
+            told_well, asked_well = used & jnp.isfinite(y[:size]), jnp.isfinite(y[size:])
+            scale = units_of(jnp.where(told_well, y[:size], 0.0), told_well).scale
+            found = prediction.log_prob(jnp.where(asked_well, y[size:], 0.0)) + jnp.log(scale)
+            return -jnp.mean(jnp.where(asked_well, jnp.maximum(found, LEAST), 0.0))
+
+        def total(theta, keys, family, size):
+            keys = keys.reshape(parts, -1, *keys.shape[1:])
+            losses = [
+                jax.vmap(lambda key, part=part: negative(theta, key, part, size))(k)
+                for k, part in zip(keys, family.parts, strict=True)
+            ]
+            return jnp.mean(jnp.stack(losses))
+
+        def on(size):
+            return lambda theta, keys, family: jax.value_and_grad(total)(theta, keys, family, size)
+
+        def shared(theta, keys, family, which):
+            return jax.lax.pmean(jax.lax.switch(which, [on(size) for size in self.sizes], theta, keys, family), AXIS)
+
+        # check_vma=False: with it, grad inside would be summed over devices once more, silently
+        shared = jax.shard_map(
+            shared, mesh=chosen, in_specs=(WHOLE, DIVIDED, WHOLE, WHOLE), out_specs=WHOLE, check_vma=False
+        )
+
+        def init(key, family, theta):
+            del family
+            return self.begin(theta, transformation.init(theta), jax.random.key_data(key))
+
+        def step(state, family):
+            key = jax.random.fold_in(jax.random.wrap_key_data(state.estimator), state.step)
+            size_key, task_key = jax.random.split(key)
+            which = jax.random.randint(size_key, (), 0, len(self.sizes))
+            value, gradient = shared(state.theta, jax.random.split(task_key, tasks), family, which)
+            norm = optax.tree.norm(gradient)
+            updates, optimizer = transformation.update(gradient, state.optimizer, state.theta)
+            theta = optax.apply_updates(state.theta, updates)
+            ok = jnp.isfinite(norm) & jnp.isfinite(value)
+            metrics = {"meta_loss": value, "gradient_norm": norm}
+            return self.advance(state, ok, theta, optimizer, state.estimator), metrics
+
+        def validate(theta, family, key, count):
+            keys = jax.random.split(key, (len(self.sizes), max(count // len(self.sizes) // parts, 1) * parts))
+            losses = [total(theta, k, family, size) for k, size in zip(keys, self.sizes, strict=True)]
+            return {"validation": jnp.mean(jnp.stack(losses))}
+
+        return Learner(init, step, specs(estimator=WHOLE), chosen, validate)
+
+
+def points(key, told: int, queries: int, d: int):
+    """Points of the unit cube, [told + queries, d]: see `PriorFittingConfig`."""
+    kind_key, centre_key, which_key, width_key, normal_key, wide_key, share_key, near_key = jax.random.split(key, 8)
+    count = told + queries
+    wide = jax.random.uniform(wide_key, (count, d))
+    centres = jax.random.uniform(centre_key, (4, d))
+    width = 10 ** jax.random.uniform(width_key, (count, 1), minval=-2.5, maxval=-0.5)
+    near = centres[jax.random.randint(which_key, (count,), 0, 4)] + width * jax.random.normal(normal_key, (count, d))
+    share = jax.random.uniform(share_key) * jax.random.bernoulli(kind_key)
+    return jnp.where(jax.random.bernoulli(near_key, share, (count, 1)), jnp.clip(near, 0.0, 1.0), wide)
+
+
+def _is_matrix(leaf) -> bool:
+    return leaf.ndim > 1
