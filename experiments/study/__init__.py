@@ -3,7 +3,7 @@
 A module of one's own adds a kind with `register`, and `l2o study --import` finds it.
 """
 
-from experiments.study import blackbox, curves, grid, imitation, population, prediction, tuning, workloads
+from experiments.study import blackbox, curves, grid, imitation, population, prediction, surrogates, tuning, workloads
 from experiments.study.base import Kind, Plan, StudyConfig, register
 from experiments.study.engine import provenance, results_of, run, text
 from experiments.study.pieces import Arrays, Pieces
@@ -14,5 +14,5 @@ __all__ = [
     "register", "results_of", "run", "text",
 ]  # fmt: skip
 
-for folder in (blackbox, curves, grid, imitation, population, prediction, tuning, workloads):
+for folder in (blackbox, curves, grid, imitation, population, prediction, surrogates, tuning, workloads):
     register(folder.KIND)
