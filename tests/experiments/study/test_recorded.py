@@ -19,6 +19,7 @@ from l2o.evolution.les import LESConfig
 from l2o.gradient.lstm import LSTMConfig
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.registry import kinds
+from l2o.surrogate.pfn import PFNConfig
 
 FOLDER = Path(__file__).parent / "recorded"
 TIMES = ("seconds", "alone", "batch", "microseconds", "profile")  # depend on the machine
@@ -29,6 +30,9 @@ ZOO = {  # configuration, seed and factor of theta
     "rnn": (RNN, 0, 1),
     "rnn2": (RNN, 1, 1),
     "les": (LESConfig(keys=2, hidden=2), 0, 1),
+    "pfn": (
+        PFNConfig(width=8, heads=2, feedforward=8, layers=1, parameter_width=8, processes=2, buckets=8), 0, 1,
+    ),
     "optformer": (
         OptFormerConfig(bins=32, width=32, heads=2, feedforward=64, decoder_layers=1, max_trials=8), 0, 3,
     ),
