@@ -1,11 +1,11 @@
-"""The search for the point of a space with the highest score, inside one program."""
+"""What optimizers with a model share: points to begin with, what failures count as, and the search for the next one."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from l2o.space.domain import Space
 
@@ -17,6 +17,17 @@ def without_failures(y: Float[Array, "n"], used: Bool[Array, "n"]) -> Float[Arra
     valid = used & jnp.isfinite(y)
     worst = jnp.max(jnp.where(valid, y, -jnp.inf))
     return jnp.where(valid, y, jnp.where(used & jnp.isfinite(worst), worst, 0.0))
+
+
+def quasi_random(shift: Float[Array, "d"], count: Int[Array, ""]) -> Float[Array, "d"]:
+    """Point number `count` of the additive recurrence with the generalised golden ratio (Roberts 2018), shifted."""
+    d = shift.shape[0]
+    ratio = 2.0
+    for _ in range(50):
+        ratio = (1 + ratio) ** (1 / (d + 1))
+    steps = jnp.array([int(ratio ** -(i + 1) % 1 * 2**32) for i in range(d)], jnp.uint32)
+    turned = count.astype(jnp.uint32) * steps  # modulo 2^32, exactly
+    return (shift + turned.astype(shift.dtype) / 2.0**32) % 1.0
 
 
 def maximise(

@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field
 
+from l2o.acquisition import quasi_random
 from l2o.blackbox.memory import Memory
 from l2o.core import LearnedOptimizer, Optimizer, OptimizerConfig, Theta, need_bounds
 from l2o.errors import UserError
@@ -138,17 +139,6 @@ def _backward(z, gradient):
 
 
 into_box.defvjp(lambda z: (into_box(z), z), _backward)
-
-
-def quasi_random(shift: Float[Array, "d"], count: Int[Array, ""]) -> Float[Array, "d"]:
-    """Point number `count` of the additive recurrence with the generalised golden ratio (Roberts 2018), shifted."""
-    d = shift.shape[0]
-    ratio = 2.0
-    for _ in range(50):
-        ratio = (1 + ratio) ** (1 / (d + 1))
-    steps = jnp.array([int(ratio ** -(i + 1) % 1 * 2**32) for i in range(d)], jnp.uint32)
-    turned = count.astype(jnp.uint32) * steps  # modulo 2^32, exactly
-    return (shift + turned.astype(shift.dtype) / 2.0**32) % 1.0
 
 
 def rnn(config: RNNConfig) -> LearnedOptimizer:

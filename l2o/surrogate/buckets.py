@@ -110,14 +110,10 @@ class Buckets(NamedTuple):
         """One value for each distribution."""
         return self.quantile(logits, jax.random.uniform(key, logits.shape[:-1], minval=1e-6, maxval=1 - 1e-6))
 
-    def expected_improvement(self, logits: Float[Array, "*b buckets"], best: Float[Array, "*b"]) -> Float[Array, "*b"]:
-        """`E max(best - y, 0)`."""
-        return jnp.exp(self.log_expected_improvement(logits, best))
-
     def log_expected_improvement(
         self, logits: Float[Array, "*b buckets"], best: Float[Array, "*b"]
     ) -> Float[Array, "*b"]:
-        """Its logarithm, finite far from any hope."""
+        """The logarithm of `E max(best - y, 0)`, finite far from any hope."""
         best = jnp.broadcast_to(jnp.asarray(best), logits.shape[:-1])[..., None]
         low, high = self._beside(best)
         reached = jnp.clip(best, low, high)
@@ -132,12 +128,6 @@ class Buckets(NamedTuple):
         others = jnp.log(jnp.maximum(jnp.concatenate([inner, last], -1), LEAST))
         gain = jnp.concatenate([first, others], -1)
         return jax.nn.logsumexp(jax.nn.log_softmax(logits) + gain, -1)
-
-    def probability_of_improvement(
-        self, logits: Float[Array, "*b buckets"], best: Float[Array, "*b"]
-    ) -> Float[Array, "*b"]:
-        """Probability that the value is below `best`."""
-        return self.cdf(logits, best)
 
 
 def _half_cdf(z: Array) -> Array:

@@ -11,17 +11,20 @@ from typing import Literal, NamedTuple
 import haiku as hk
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 from pydantic import Field
 
 from l2o.acquisition import without_failures
 from l2o.core import LearnedOptimizer
 from l2o.errors import UserError
+from l2o.layers import cell, dense
 from l2o.registry import register
 from l2o.surrogate.buckets import Buckets
 from l2o.surrogate.policy import SurrogateConfig, searching
 from l2o.surrogate.prediction import Prediction, Surrogate, Units, units_of
 
+TINY = 1e-6  # norm below which a place is empty
 FORGETTING = 0.95  # of how much a place was used, with each observation
 
 
@@ -75,24 +78,23 @@ class MemoryConfig(SurrogateConfig):
 
         def module(memory: Memory, seen: Float[Array, "inputs"]) -> tuple[Memory, Float[Array, "buckets"]]:
             """After a token: the memory if it is written down, and what is said of it."""
-            out, (hidden, cell) = _controller(self.hidden, seen, memory)
-            key = jnp.tanh(hk.Linear(self.width, name="key")(out))
-            alike = _cosines(memory.slots, key) * (1 + jax.nn.softplus(hk.Linear(1, name="sharpness")(out)))
-            read = jax.nn.softmax(alike)
+            out, (hidden, state) = cell(seen, (memory.hidden, memory.cell), "controller")
+            key = jnp.tanh(dense("key", out, self.width))
+            alike = optax.cosine_similarity(memory.slots, jnp.broadcast_to(key[None], memory.slots.shape), epsilon=TINY)
+            read = jax.nn.softmax(alike * (1 + jax.nn.softplus(dense("sharpness", out, 1))))
             found = read @ memory.slots
-            gate = jax.nn.sigmoid(hk.Linear(1, name="gate")(out))
+            gate = jax.nn.sigmoid(dense("gate", out, 1))
             least = jax.nn.one_hot(jnp.argmin(memory.used), self.slots)
             write = gate * memory.read + (1 - gate) * least
             kept = memory.slots * (1 - least * (1 - gate))[:, None]  # what was used least is forgotten first
             slots = kept + write[:, None] * key[None]
-            logits = hk.Linear(self.buckets, name="said")(jax.nn.gelu(hk.Linear(self.hidden, name="both")(
-                jnp.concatenate([out, found])
-            )))  # fmt: skip
-            return Memory(hidden, cell, slots, FORGETTING * memory.used + read + write, read), logits
+            both = jax.nn.gelu(dense("both", jnp.concatenate([out, found]), self.hidden))
+            logits = dense("said", both, self.buckets)
+            return Memory(hidden, state, slots, FORGETTING * memory.used + read + write, read), logits
 
         network = hk.without_apply_rng(hk.transform(module))
         empty = Memory(
-            jnp.zeros(self.hidden), jnp.zeros(self.hidden), jnp.full((self.slots, self.width), 1e-6),
+            jnp.zeros(self.hidden), jnp.zeros(self.hidden), jnp.full((self.slots, self.width), TINY),
             jnp.arange(self.slots) * 1e-6, jnp.zeros(self.slots),
         )  # fmt: skip
 
@@ -129,17 +131,3 @@ class MemoryConfig(SurrogateConfig):
 
         surrogate = Surrogate(read, predict)
         return LearnedOptimizer(init, lambda theta: searching(self, surrogate, theta), surrogate=surrogate)
-
-
-def _controller(hidden: int, seen: Array, memory: Memory) -> tuple[Array, tuple[Array, Array]]:
-    """One step of an LSTM (Hochreiter and Schmidhuber 1997), whose forget gate begins open."""
-    gates = hk.Linear(4 * hidden, name="controller")(jnp.concatenate([seen, memory.hidden]))
-    i, g, f, o = jnp.split(gates, 4)
-    cell = jax.nn.sigmoid(f + 1) * memory.cell + jax.nn.sigmoid(i) * jnp.tanh(g)
-    out = jax.nn.sigmoid(o) * jnp.tanh(cell)
-    return out, (out, cell)
-
-
-def _cosines(slots: Float[Array, "slots width"], key: Float[Array, "width"]) -> Float[Array, "slots"]:
-    norms = jnp.sqrt(jnp.sum(slots**2, 1) + 1e-12) * jnp.sqrt(jnp.sum(key**2) + 1e-12)
-    return slots @ key / norms

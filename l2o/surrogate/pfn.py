@@ -38,7 +38,6 @@ class PFNConfig(SurrogateConfig):
       parameter_width: of what is known of a parameter.
       processes: Gaussian processes that are averaged.
       buckets: of the predicted distribution.
-      normalise: whether values are read with mean 0 and standard deviation 1, or as they are.
     """
 
     kind: Literal["pfn"] = "pfn"
@@ -49,7 +48,6 @@ class PFNConfig(SurrogateConfig):
     parameter_width: int = Field(default=32, ge=1)
     processes: int = Field(default=4, ge=1)
     buckets: int = Field(default=64, ge=3)
-    normalise: bool = True
 
     @model_validator(mode="after")
     def _check(self):
@@ -66,7 +64,7 @@ class PFNConfig(SurrogateConfig):
 
         def read(theta, x, y, used, ordered):
             y = without_failures(y, used)
-            units = units_of(y, used) if self.normalise else Units(jnp.zeros(()), jnp.ones(()))
+            units = units_of(y, used)
             seen = (jnp.where(used, y, units.shift) - units.shift) / units.scale
             return Belief(network.read(theta, x, seen, used, ordered), units)
 

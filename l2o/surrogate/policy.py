@@ -4,11 +4,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 from pydantic import Field
 
-from l2o.acquisition import REPEATED, maximise, without_failures
+from l2o.acquisition import REPEATED, maximise, quasi_random, without_failures
 from l2o.core import Optimizer, OptimizerConfig, Problem, Theta
 from l2o.space.domain import Space
 from l2o.surrogate.prediction import Surrogate
@@ -45,7 +44,7 @@ class SurrogateState(NamedTuple):
 
     Attributes:
       space: a mixed one.
-      shift: of the first points.
+      shift: of the quasi-random points that come first.
       x: points.
       y: values as they were told, also those of failed evaluations.
       filled: rows in use.
@@ -88,11 +87,10 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
         assert ordered is not None and levels is not None
         told, waiting = jnp.arange(rows) < state.filled, jnp.arange(pending) < state.opened
         y = without_failures(state.y[:rows], told)
-        best = jnp.min(jnp.where(told, y, jnp.inf))
+        best = jnp.where(state.filled > 0, jnp.min(jnp.where(told, y, jnp.inf)), 0.0)  # what is expected of nothing
         x = jnp.concatenate([state.x[:rows], state.open])
         values, nothing = jnp.concatenate([y, jnp.zeros(pending)]), jnp.zeros(pending, bool)
         belief = surrogate.read(theta, x, values, jnp.concatenate([told, nothing]), ordered)
-        best = jnp.where(state.filled > 0, best, surrogate.predict(theta, belief, state.open).mean[0])
 
         def believed(belief):
             """As if what is in progress had come out as expected (Ginsbourger et al. 2010, "Kriging believer")."""
@@ -118,9 +116,8 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
         return jax.lax.switch(rung, programs, key, state)
 
     def begin(key, state: SurrogateState):
-        """The additive recurrence of Roberts (2018), with a random shift, in place of Sobol's for so few points."""
         del key
-        return jnp.mod(state.shift + state.asked * jnp.asarray(recurrence(state.shift.size)), 1.0)
+        return quasi_random(state.shift, state.asked)
 
     def ask(key, state: SurrogateState):
         u = jax.lax.cond(state.asked < config.initial, begin, propose, key, state)
@@ -153,11 +150,3 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
         return jax.lax.scan(insert, state, (points, evaluation.value.astype(jnp.float32)))[0]
 
     return over_flat_points(config.kind, Optimizer(init, ask, tell))
-
-
-def recurrence(d: int) -> np.ndarray:
-    """Steps of a sequence that fills the unit cube evenly: powers of the root of `g^(d + 1) = g + 1`, inverted."""
-    root = 2.0
-    for _ in range(60):
-        root = (1 + root) ** (1 / (d + 1))
-    return np.asarray(root ** -np.arange(1.0, d + 1), np.float32)

@@ -80,8 +80,8 @@ def warped(x: Float[Array, "m d"], warp: Float[Array, "2 d"]) -> Float[Array, "m
 
 def covariance(given: Hyperparameters, a: Array, b: Array, ordered: Bool[Array, "d"]) -> Float[Array, "k m n"]:
     """Of the functions, without noise."""
-    apart = squared_distances(warped(a, given.warp), warped(b, given.warp), ordered)
-    apart = jnp.where(ordered[None, None], apart, squared_distances(a, b, ordered))
+    a, b = (jnp.where(ordered[None], warped(x, given.warp), x) for x in (a, b))
+    apart = squared_distances(a, b, ordered)
     squared = jnp.einsum("mnd,kd->kmn", apart, given.rate)
     root = jnp.sqrt(jnp.where(squared > 1e-10, squared, 1e-10))  # the gradient of a root at 0 is not finite
     three, five = 3**0.5 * root, 5**0.5 * root

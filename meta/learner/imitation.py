@@ -9,14 +9,15 @@ from pydantic import Field, model_validator
 
 from l2o.errors import UserError
 from l2o.registry import register
-from meta.learner.base import Learner, LearnerConfig, specs
+from meta.learner.adamw import AdamWConfig
+from meta.learner.base import Learner, specs
 from meta.parallel import AXIS, DIVIDED, WHOLE, mesh
 from meta.recordings.recorded import Recorded
 from tasks.family import TaskFamily, Wrapper
 
 
 @register
-class ImitationConfig(LearnerConfig):
+class ImitationConfig(AdamWConfig):
     """AdamW on the likelihood of recorded studies: what was asked, and what was told (Chen et al. 2022, equation 3).
 
     Studies are drawn anew in each meta-step: cut at a random trial, so that they fall into one of the buckets by
@@ -25,10 +26,6 @@ class ImitationConfig(LearnerConfig):
     names, or studies without.
 
     Attributes:
-      learning_rate: peak, positive.
-      warmup: meta-steps of linear warm-up from zero, before a cosine decay to a hundredth of the peak.
-      weight_decay: of the matrices, in units of the learning rate.
-      clip: largest global norm of the gradient, positive.
       buckets: lengths in tokens that sequences are padded to, increasing; meta-steps use each equally often.
       x_weight: of the log-probabilities of parameters in the loss.
       y_weight: of those of values.
@@ -36,11 +33,7 @@ class ImitationConfig(LearnerConfig):
 
     kind: Literal["imitation"] = "imitation"
     estimates: ClassVar[bool] = False
-    average: float = Field(default=0.999, ge=0, lt=1)
     learning_rate: float = Field(default=2e-3, gt=0)
-    warmup: int = Field(default=100, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, gt=0)
     buckets: tuple[int, ...] = Field(default=(50, 100, 200), min_length=1, strict=False)
     x_weight: float = Field(default=1.0, ge=0)
     y_weight: float = Field(default=1.0, ge=0)
@@ -58,14 +51,7 @@ class ImitationConfig(LearnerConfig):
         if learned.log_prob is None:
             raise UserError("meta.optimizer.kind 'imitation' needs an optimizer with a likelihood, such as optformer")
         chosen, log_prob = mesh(devices, tasks), learned.log_prob
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0 if self.warmup else self.learning_rate, self.learning_rate, self.warmup,
-            max(steps, self.warmup + 1), self.learning_rate / 100,
-        )  # fmt: skip
-        transformation = optax.chain(
-            optax.clip_by_global_norm(self.clip),
-            optax.adamw(rate, b2=0.98, weight_decay=self.weight_decay, mask=lambda t: jax.tree.map(_is_matrix, t)),
-        )
+        transformation = self.transformation(steps)
         starts = (0, *self.buckets[:-1])
 
         def negative(theta, keys, family, i, names, held_out=False):
@@ -161,7 +147,3 @@ def recorded(family: TaskFamily) -> Recorded:
 def told(named: float) -> list[bool]:
     """Whether studies are told without names, with names, or both, where this share is told with names."""
     return [names for names, share in ((False, 1 - named), (True, named)) if share > 0]
-
-
-def _is_matrix(leaf) -> bool:
-    return leaf.ndim > 1

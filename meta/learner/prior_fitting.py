@@ -12,14 +12,15 @@ from l2o.errors import UserError
 from l2o.registry import register
 from l2o.surrogate.prediction import units_of
 from l2o.wrappers.flat import flat_space
-from meta.learner.base import Learner, LearnerConfig, share, specs
+from meta.learner.adamw import AdamWConfig
+from meta.learner.base import Learner, share, specs
 from meta.parallel import AXIS, DIVIDED, WHOLE, mesh
 
 LEAST = -10.0  # log density of a value; what is less probable is as good as impossible, and teaches nothing
 
 
 @register
-class PriorFittingConfig(LearnerConfig):
+class PriorFittingConfig(AdamWConfig):
     """AdamW on the likelihood of values of functions that are drawn anew in each meta-step.
 
     Any family of tasks with bounds is a prior over functions. Of each function some points are told, and others are
@@ -27,10 +28,6 @@ class PriorFittingConfig(LearnerConfig):
     as those of a search that has found something.
 
     Attributes:
-      learning_rate: peak, positive.
-      warmup: meta-steps of linear warm-up from zero, before a cosine decay to a hundredth of the peak.
-      weight_decay: of the matrices, in units of the learning rate.
-      clip: largest global norm of the gradient, positive.
       sizes: most points that are told; meta-steps use each equally often, and tell a random number up to it.
       fewest: fewest points that are told.
       queries: points that are predicted.
@@ -38,11 +35,6 @@ class PriorFittingConfig(LearnerConfig):
 
     kind: Literal["prior_fitting"] = "prior_fitting"
     estimates: ClassVar[bool] = False
-    average: float = Field(default=0.999, ge=0, lt=1)
-    learning_rate: float = Field(default=1e-3, gt=0)
-    warmup: int = Field(default=100, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, gt=0)
     sizes: tuple[int, ...] = Field(default=(12, 50, 128), min_length=1, strict=False)
     fewest: int = Field(default=2, ge=0)
     queries: int = Field(default=64, ge=1)
@@ -52,14 +44,7 @@ class PriorFittingConfig(LearnerConfig):
         if learned.surrogate is None:
             raise UserError("meta.optimizer.kind 'prior_fitting' needs an optimizer that predicts, such as pfn")
         chosen, surrogate = mesh(devices, share(tasks, parts)), learned.surrogate
-        rate = optax.warmup_cosine_decay_schedule(
-            0.0 if self.warmup else self.learning_rate, self.learning_rate, self.warmup,
-            max(steps, self.warmup + 1), self.learning_rate / 100,
-        )  # fmt: skip
-        transformation = optax.chain(
-            optax.clip_by_global_norm(self.clip),
-            optax.adamw(rate, b2=0.98, weight_decay=self.weight_decay, mask=lambda t: jax.tree.map(_is_matrix, t)),
-        )
+        transformation = self.transformation(steps)
 
         def negative(theta, key, part, size):
             """Mean of -log p over the predicted points of one function, in units of what was told."""
@@ -132,7 +117,3 @@ def points(key, told: int, queries: int, d: int):
     near = centres[jax.random.randint(which_key, (count,), 0, 4)] + width * jax.random.normal(normal_key, (count, d))
     share = jax.random.uniform(share_key) * jax.random.bernoulli(kind_key)
     return jnp.where(jax.random.bernoulli(near_key, share, (count, 1)), jnp.clip(near, 0.0, 1.0), wide)
-
-
-def _is_matrix(leaf) -> bool:
-    return leaf.ndim > 1

@@ -31,17 +31,23 @@ def summary(plan: Plan, found: dict[str, dict[str, Arrays]]) -> dict[str, Any]:
 
 def _row(scores: Arrays, others: Arrays, seed: int) -> dict[str, Any]:
     """Of one column on one prior: by number of points told, means with intervals over functions."""
-    density = scores["density"].mean(2)
+    density, other = (_means(of["density"]) for of in (scores, others))
     row: dict[str, Any] = {
         "density": [_interval(density[:, i], seed) for i in range(density.shape[1])],
-        "difference": [_interval((density - others["density"].mean(2))[:, i], seed) for i in range(density.shape[1])],
+        "difference": [_interval((density - other)[:, i], seed) for i in range(density.shape[1])],
         "error": [calibration_error(scores["pit"][:, i]) for i in range(density.shape[1])],
         "coverage": [[_coverage(scores["pit"][:, i], level) for level in LEVELS] for i in range(density.shape[1])],
     }
     if "divergence" in scores:
-        divergence = scores["divergence"].mean(2)
+        divergence = _means(scores["divergence"])
         row["divergence"] = [_interval(divergence[:, i], seed) for i in range(divergence.shape[1])]
     return row
+
+
+def _means(scores: np.ndarray) -> np.ndarray:
+    """Over the points of each function that has a value anywhere, [functions, told]."""
+    scores = scores[np.isfinite(scores).any((1, 2))]
+    return np.nanmean(scores, 2)
 
 
 def _interval(values: np.ndarray, seed: int) -> Interval:
@@ -50,9 +56,9 @@ def _interval(values: np.ndarray, seed: int) -> Interval:
 
 def calibration_error(pit: np.ndarray, levels: int = 20) -> float:
     """Mean distance of the share of truths below a predicted quantile from what it should be, in percent."""
-    at = (np.arange(levels) + 0.5) / levels
+    pit, at = pit[~np.isnan(pit)], (np.arange(levels) + 0.5) / levels
     return float(100 * np.mean([abs(np.mean(pit <= q) - q) for q in at]))
 
 
 def _coverage(pit: np.ndarray, level: float) -> float:
-    return float(np.mean(np.abs(pit - 0.5) <= level / 2))
+    return float(np.mean(np.abs(pit[~np.isnan(pit)] - 0.5) <= level / 2))

@@ -40,7 +40,7 @@ class Normal(NamedTuple):
         """The probability of at most y."""
         return norm.cdf(y, self.mean, self.deviation)
 
-    def quantile(self, q: float) -> Float[Array, "m"]:
+    def quantile(self, q: Float[Array, ""]) -> Float[Array, "m"]:
         """The value that is not exceeded with probability q."""
         return norm.ppf(q, self.mean, self.deviation)
 
@@ -173,20 +173,25 @@ def _scores(study: SurrogateStudy, family: TaskFamily, forecaster: Forecaster) -
         x = jax.vmap(space.from_unit)(jax.random.uniform(point_key, (most + study.queries, flat.size)))
         y = task.evaluate(value_key, jax.vmap(back)(x)).value
         u, prior = jax.vmap(space.to_unit)(x), task.info.get("prior")
-        truth, queries = y[most:], u[most:]
-        deviation = jnp.maximum(jnp.std(jnp.where(jnp.isfinite(y), y, 0.0)), 1e-12)
+        queries, known = u[most:], jnp.isfinite(y[most:])
+        truth = jnp.where(known, y[most:], 0.0)
+        deviation = jnp.maximum(jnp.nanstd(jnp.where(jnp.isfinite(y), y, jnp.nan)), 1e-12)
 
         def after(count):
             used = jnp.arange(most) < count
             told = u[:most], y[:most], used, space.ordered, queries
             said = forecaster.forecast(*told, prior)
-            found = {"density": said.log_prob(truth) + jnp.log(deviation), "pit": said.cdf(truth)}
+            density = jnp.nan_to_num(said.log_prob(truth) + jnp.log(deviation), nan=-jnp.inf)
+            # an evaluation that fails has no value that could be known
+            found = {"density": jnp.where(known, density, jnp.nan), "pit": jnp.where(known, said.cdf(truth), jnp.nan)}
             if isinstance(prior, Prior):
                 exact = _predictive(prior, u[:most], y[:most], count, queries)
-                levels = (np.arange(STRATA) + 0.5) / STRATA
-                values = [exact.quantile(float(q)) for q in levels]
-                apart = [exact.log_prob(value) - said.log_prob(value) for value in values]
-                found["divergence"] = jnp.mean(jnp.stack(apart), 0)
+
+                def apart(level):
+                    value = exact.quantile(level)
+                    return exact.log_prob(value) - said.log_prob(value)
+
+                found["divergence"] = jnp.mean(jax.vmap(apart)((jnp.arange(STRATA) + 0.5) / STRATA), 0)
             return found
 
         return jax.lax.map(after, jnp.asarray(study.told))

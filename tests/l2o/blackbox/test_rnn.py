@@ -8,7 +8,8 @@ from scipy import stats
 
 import l2o
 from l2o import Evaluation, Problem, Space, Task, unroll
-from l2o.blackbox.rnn import RNNConfig, into_box, quasi_random
+from l2o.acquisition import quasi_random
+from l2o.blackbox.rnn import RNNConfig, into_box
 
 SMALL = {"hidden": 8, "pooled": 4, "max_trials": 16, "candidates": 6}
 VARIANTS = {

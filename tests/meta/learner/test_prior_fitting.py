@@ -13,12 +13,12 @@ from meta.objective import SumConfig
 from tasks.gp import GPConfig
 
 TINY = PFNConfig(width=8, heads=2, feedforward=8, layers=1, parameter_width=8, buckets=8, processes=2)
-PRIOR = GPConfig(dimension=2, features=16, length_scales=(0.2, 0.2), kernels=("squared_exponential",), noise=0.3)
+PRIOR = GPConfig(dimension=2, features=16, length_scales=(0.2, 0.2), kernels=("squared_exponential",), noise=1.0)
 
 
-def fitted(steps, devices=1, sizes=(8,)):
+def fitted(steps, devices=1):
     """Theta after so many meta-steps, and the validation before and after."""
-    config = PriorFittingConfig(sizes=sizes, queries=8, warmup=0, learning_rate=1e-2)
+    config = PriorFittingConfig(sizes=(8,), queries=8, warmup=0, learning_rate=1e-2)
     learned, family = TINY.build(), PRIOR.build()
     learner = config.build(learned, SumConfig().build(), None, 1, tasks=8, steps=steps, devices=devices)
     judge = learner.validate
@@ -34,7 +34,7 @@ def fitted(steps, devices=1, sizes=(8,)):
 
 def test_it_learns_what_its_prior_is_like():
     """A fresh network takes the noise for small, and it is a third of the function."""
-    _, before, after = fitted(30, sizes=(4, 8))
+    _, before, after = fitted(30)
     assert after < before - 0.1
 
 

@@ -56,6 +56,13 @@ def test_a_report_has_all_of_it(results):
         assert (out / name).stat().st_size > 1000
 
 
+def test_evaluations_that_fail_are_not_scored(tmp_path):
+    prior = {"kind": "response_prior", "dimension": 2, "failing": 1.0}
+    study = made(priors={"failing": prior}, told=[4], processes={"fitted": {"fit_steps": 2}})
+    row = run(study, tmp_path / "out", say=lambda line: None)["rows"]["failing"]["fitted"]
+    assert np.isfinite(row["density"][0]).all() and 0 <= row["error"][0] <= 50
+
+
 def test_calibration_by_hand():
     assert calibration_error(np.linspace(0, 1, 2001)) < 0.1
     assert calibration_error(np.full(100, 0.5)) == pytest.approx(25.0)
