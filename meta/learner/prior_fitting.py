@@ -1,11 +1,13 @@
 """The prior-fitting learner: theta that predicts values of functions drawn from a prior (Müller et al. 2022)."""
 
-from typing import ClassVar, Literal
+import functools
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Bool, Float
 from pydantic import Field
 
 from l2o.errors import UserError
@@ -15,6 +17,7 @@ from l2o.wrappers.flat import flat_space
 from meta.learner.adamw import AdamWConfig
 from meta.learner.base import Learner, share, specs
 from meta.parallel import AXIS, DIVIDED, WHOLE, mesh
+from tasks.family import TaskFamily
 
 LEAST = -10.0  # log density of a value; what is less probable is as good as impossible, and teaches nothing
 
@@ -46,18 +49,11 @@ class PriorFittingConfig(AdamWConfig):
         chosen, surrogate = mesh(devices, share(tasks, parts)), learned.surrogate
         transformation = self.transformation(steps)
 
-        def negative(theta, key, part, size):
+        def negative(theta, function):
             """Mean of -log p over the predicted points of one function, in units of what was told."""
-            task_key, count_key, point_key, value_key = jax.random.split(key, 4)
-            task = part.task(part.sample(task_key))
-            space = flat_space(task.problem.space)
-            flat, back = ravel_pytree(jax.tree.map(jnp.asarray, task.problem.start))
-            u = points(point_key, size, self.queries, flat.size)
-            x = jax.vmap(space.from_unit)(u)
-            y = task.evaluate(value_key, jax.vmap(back)(x)).value
-            u, told = jax.vmap(space.to_unit)(x), jax.random.randint(count_key, (), self.fewest, size + 1)
-            used = jnp.arange(size) < told
-            belief = surrogate.read(theta, u[:size], y[:size], used, space.ordered)
+            u, y, used, ordered = function
+            size = len(used)
+            belief = surrogate.read(theta, u[:size], y[:size], used, ordered)
             prediction = surrogate.predict(theta, belief, u[size:])
             told_well, asked_well = used & jnp.isfinite(y[:size]), jnp.isfinite(y[size:])
             scale = units_of(jnp.where(told_well, y[:size], 0.0), told_well).scale
@@ -66,17 +62,21 @@ class PriorFittingConfig(AdamWConfig):
 
         def total(theta, keys, family, size):
             keys = keys.reshape(parts, -1, *keys.shape[1:])
-            losses = [
-                jax.vmap(lambda key, part=part: negative(theta, key, part, size))(k)
-                for k, part in zip(keys, family.parts, strict=True)
-            ]
-            return jnp.mean(jnp.stack(losses))
+            alike = {}  # functions of as many parameters share a program of the network
+            for k, part in zip(keys, family.parts, strict=True):
+                functions = jax.vmap(lambda key, part=part: drawn(key, part, self.fewest, size, self.queries))(k)
+                alike.setdefault(functions.u.shape[-1], []).append(functions)
+            together = [jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *some) for some in alike.values()]
+            losses = [jax.vmap(negative, (None, 0))(theta, functions) for functions in together]
+            return jnp.mean(jnp.concatenate(losses))
 
-        def on(size):
-            return lambda theta, keys, family: jax.value_and_grad(total)(theta, keys, family, size)
+        def of_size(function):
+            """That function of theta, keys, a family and which of the sizes it is."""
+            some = [functools.partial(function, size=size) for size in self.sizes]
+            return lambda theta, keys, family, which: jax.lax.switch(which, some, theta, keys, family)
 
         def shared(theta, keys, family, which):
-            return jax.lax.pmean(jax.lax.switch(which, [on(size) for size in self.sizes], theta, keys, family), AXIS)
+            return jax.lax.pmean(of_size(jax.value_and_grad(total))(theta, keys, family, which), AXIS)
 
         # check_vma=False: with it, grad inside would be summed over devices once more, silently
         shared = jax.shard_map(
@@ -101,10 +101,39 @@ class PriorFittingConfig(AdamWConfig):
 
         def validate(theta, family, key, count):
             keys = jax.random.split(key, (len(self.sizes), max(count // len(self.sizes) // parts, 1) * parts))
-            losses = [total(theta, k, family, size) for k, size in zip(keys, self.sizes, strict=True)]
-            return {"validation": jnp.mean(jnp.stack(losses))}
+            # one size after another: XLA's runtime for CPUs waits forever for all of them at once, with two threads
+            losses = jax.lax.map(lambda of: of_size(total)(theta, of[0], family, of[1]), (keys, jnp.arange(len(keys))))
+            return {"validation": jnp.mean(losses)}
 
         return Learner(init, step, specs(estimator=WHOLE), chosen, validate)
+
+
+class Function(NamedTuple):
+    """What is known of a function: n points that can be told, and q that are asked for.
+
+    Attributes:
+      u: the points in the unit cube.
+      y: values at them.
+      used: which of the first n are told.
+      ordered: which parameters are no categories.
+    """
+
+    u: Float[Array, "n+q d"]
+    y: Float[Array, "n+q"]
+    used: Bool[Array, "n"]
+    ordered: Bool[Array, "d"]
+
+
+def drawn(key, part: TaskFamily, fewest: int, size: int, queries: int) -> Function:
+    """A function of a family, and how it is at some points."""
+    task_key, count_key, point_key, value_key = jax.random.split(key, 4)
+    task = part.task(part.sample(task_key))
+    space = flat_space(task.problem.space)
+    flat, back = ravel_pytree(jax.tree.map(jnp.asarray, task.problem.start))
+    x = jax.vmap(space.from_unit)(points(point_key, size, queries, flat.size))
+    y = task.evaluate(value_key, jax.vmap(back)(x)).value
+    used = jnp.arange(size) < jax.random.randint(count_key, (), fewest, size + 1)
+    return Function(jax.vmap(space.to_unit)(x), y, used, jnp.asarray(space.ordered))
 
 
 def points(key, told: int, queries: int, d: int):
