@@ -56,15 +56,16 @@ from l2o.wrappers.sequential import one_at_a_time
 
 if TYPE_CHECKING:
     from l2o.interop.optuna import OptFormerSampler as OptFormerSampler
+    from l2o.interop.optuna import Sampler as Sampler
 else:
 
     def __getattr__(name: str) -> Any:
-        """`OptFormerSampler`, when it is asked for, as its base class is Optuna's."""
-        if name != "OptFormerSampler":
+        """The samplers, when they are asked for, as their base class is Optuna's."""
+        if name not in ("OptFormerSampler", "Sampler"):
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        from l2o.interop.optuna import OptFormerSampler
+        from l2o.interop import optuna
 
-        return OptFormerSampler
+        return getattr(optuna, name)
 
 
 __all__ = [

@@ -1,6 +1,7 @@
-"""What optimizers with a model share: points to begin with, what failures count as, and the search for the next one."""
+"""What optimizers with a model share: first points, failures, points in progress, and the search for the next point."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,47 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from l2o.space.domain import Space
 
 REPEATED = 1e4  # above differences of an acquisition function, and small enough not to round them away
+NEAR = 1e-6  # distance below which two points of the unit cube are the same
+
+
+class Pending(NamedTuple):
+    """Points in progress: asked for and not told yet. An optimizer that takes them into account has one in its state.
+
+    Attributes:
+      x: the latest of them, in the unit cube, the oldest first; rows that are not in use mean nothing.
+      number: how many they are, those that found no room included.
+    """
+
+    x: Float[Array, "p d"]
+    number: Int[Array, ""]
+
+    @classmethod
+    def none(cls, room: int, d: int) -> "Pending":
+        """Nothing yet, and room for so many points [d]."""
+        return cls(jnp.zeros((room, d)), jnp.zeros((), jnp.int32))
+
+    @property
+    def used(self) -> Bool[Array, "p"]:
+        """Which rows are in use."""
+        return jnp.arange(len(self.x)) < self.number
+
+    def asked(self, point: Float[Array, "d"]) -> "Pending":
+        """With one more; the oldest one goes where there is no room."""
+        full = self.number >= len(self.x)
+        at = jnp.minimum(self.number, len(self.x) - 1)
+        return Pending(jnp.where(full, jnp.roll(self.x, -1, 0), self.x).at[at].set(point), self.number + 1)
+
+    def told(self, point: Float[Array, "d"]) -> "Pending":
+        """Without this one; where it is none of them, it was one that found no room, if there was such a one."""
+        same = self.used & jnp.all(jnp.abs(self.x - point[None]) < NEAR, 1)
+        found, later = jnp.any(same), jnp.arange(len(self.x)) >= jnp.argmax(same)
+        x = jnp.where(found & later[:, None], jnp.roll(self.x, -1, 0), self.x)
+        return Pending(x, self.number - (found | (self.number > len(x))))
+
+    def of(self, points: Float[Array, "m d"]) -> "Pending":
+        """These in place of all others."""
+        latest = points[-len(self.x) :] if len(points) else points
+        return Pending(self.x.at[: len(latest)].set(latest), jnp.full_like(self.number, len(points)))
 
 
 def without_failures(y: Float[Array, "n"], used: Bool[Array, "n"]) -> Float[Array, "n"]:

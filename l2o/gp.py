@@ -94,6 +94,11 @@ class Posterior(NamedTuple):
         variance = self.prior.variance - jnp.sum(weights**2, 0)
         return self.prior.mean + self.white @ weights, jnp.maximum(variance, TINY)
 
+    def with_room(self, size: int) -> "Posterior":
+        """The same, with room for `size` observations more than n."""
+        x, white = jnp.pad(self.x, ((0, size), (0, 0))), jnp.pad(self.white, (0, size))
+        return Posterior(self.prior, x, jnp.pad(self.inverse, (0, size)), white, self.used)
+
     def observe(self, x: Float[Array, "d"], y: Float[Array, ""]) -> "Posterior":
         """One observation more, in O(n^2): a row is appended to L, and so to its inverse."""
         weights = self._weights(x[None])[:, 0]

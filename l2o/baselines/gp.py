@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 from pydantic import Field
 
-from l2o.acquisition import REPEATED, maximise, without_failures
+from l2o.acquisition import NEAR, REPEATED, Pending, maximise, without_failures
 from l2o.baselines.hyperparameters import HYPERPRIORS, centre, fit, unpack
-from l2o.baselines.search import SobolConfig
+from l2o.baselines.search import sobol
 from l2o.core import BaselineConfig, Optimizer
 from l2o.errors import UserError
 from l2o.gp import Posterior, Prior, log_expected_improvement
@@ -31,12 +31,13 @@ class GPState(NamedTuple):
 
     Attributes:
       space: a mixed one.
-      design: state of the sequence that the first points come from.
+      design: key of the sequence that the first points come from.
       prior: the given one, or the one last fitted to standardised values.
       x: points.
       y: values as they were told, also those of failed evaluations.
       filled: how many rows are in use.
-      asked: proposals made.
+      told: how many values there were.
+      pending: what is in progress.
     """
 
     space: Space
@@ -45,14 +46,16 @@ class GPState(NamedTuple):
     x: Float[Array, "n d"]
     y: Float[Array, "n"]
     filled: Int[Array, ""]
-    asked: Int[Array, ""]
+    told: Int[Array, ""]
+    pending: Pending
 
 
 class GPSearchConfig(BaselineConfig):
     """What both acquisition functions share.
 
     Failed evaluations count as the worst finite value seen. When `max_trials` are in the buffer, a new one replaces
-    the worst of them.
+    the worst of them. What is in progress counts as if it had come out as expected (Ginsbourger et al. 2010, "Kriging
+    believer").
 
     Attributes:
       max_trials: room for observations.
@@ -67,6 +70,7 @@ class GPSearchConfig(BaselineConfig):
       fit_steps: Adam steps on the posterior of the hyperparameters, from those of the last proposal.
       candidates: random points that the acquisition function is first evaluated at.
       ascent_steps: gradient steps on the acquisition function, from the best candidates.
+      max_pending: trials in progress that it sees, the latest.
     """
 
     max_trials: int = Field(default=128, ge=1, le=4096)
@@ -77,13 +81,13 @@ class GPSearchConfig(BaselineConfig):
     fit_steps: int = Field(default=10, ge=1)
     candidates: int = Field(default=512, ge=8)
     ascent_steps: int = Field(default=20, ge=0)
+    max_pending: int = Field(default=8, ge=1, le=1000)
 
     def acquisition(self, mean: Array, variance: Array, best: Array) -> Array:
         """What is maximised, elementwise."""
         raise TypeError(f"{type(self).__name__} does not define acquisition()")
 
     def build(self) -> Optimizer:
-        design = SobolConfig(max_trials=self.initial).build()
         hyperprior = HYPERPRIORS[self.hyperprior]
 
         def init(key, problem):
@@ -100,7 +104,8 @@ class GPSearchConfig(BaselineConfig):
                     f" one for each of {size} coordinates"
                 )
             x, y = jnp.zeros((self.max_trials, size)), jnp.zeros(self.max_trials)
-            return GPState(problem.space, design.init(key, problem), prior, x, y, zero, zero)
+            pending = Pending.none(self.max_pending, size)
+            return GPState(problem.space, jax.random.key_data(key), prior, x, y, zero, zero, pending)
 
         def propose(key, state):
             used = jnp.arange(self.max_trials) < state.filled
@@ -115,26 +120,39 @@ class GPSearchConfig(BaselineConfig):
             best = jnp.where(state.filled > 0, jnp.min(believed), prior.mean)
             rows = jax.lax.top_k(-believed, min(4, self.max_trials))[1]
             leaders = state.x[jnp.where(used[rows], rows, rows[0])]
+            waiting = state.pending
 
+            def expect(i, carry):
+                posterior, best = carry
+                mean = posterior.predict(waiting.x[i][None])[0][0]
+                return posterior.observe(waiting.x[i], mean), jnp.minimum(best, mean)
+
+            open_rows = jnp.minimum(waiting.number, self.max_pending)
+            posterior, best = jax.lax.fori_loop(0, open_rows, expect, (posterior.with_room(self.max_pending), best))
+            known = jnp.concatenate([state.x, waiting.x])
+            seen = jnp.concatenate([used, waiting.used])
             countable = jnp.all(state.space.levels > 0)
 
             def score(u):
-                apart = jnp.max(jnp.abs(u[:, None] - state.x[None]), 2)
-                repeated = countable & jnp.any(used[None] & (apart < 1e-6), 1)
-                return self.acquisition(*posterior.predict(u), best) - jnp.where(repeated, REPEATED, 0.0)
+                apart = jnp.max(jnp.abs(u[:, None] - known[None]), 2)
+                repeated = countable & jnp.any(seen[None] & (apart < NEAR), 1)
+                mean, variance = posterior.predict(u)
+                return self.acquisition(mean, variance, best) - jnp.where(repeated, REPEATED, 0.0)
 
-            unit = maximise(key, score, leaders, self.candidates, self.ascent_steps, state.space)
-            return state.space.from_unit(unit), state._replace(prior=prior)
+            return maximise(key, score, leaders, self.candidates, self.ascent_steps, state.space), prior
 
         def begin(key, state):
-            x, inner = design.ask(key, state.design)
-            centre = state.space.from_unit(jnp.full_like(x[0], 0.5))
-            central = (self.first == "centre") & (state.asked == 0)
-            return jnp.where(central, centre, x[0]), state._replace(design=inner)
+            del key
+            number = state.told + state.pending.number
+            unit = sobol(jax.random.wrap_key_data(state.design), number, state.x.shape[1], self.initial)
+            central = (self.first == "centre") & (number == 0)
+            return jnp.where(central, 0.5, unit), state.prior
 
         def ask(key, state):
-            x, state = jax.lax.cond(state.asked < self.initial, begin, propose, key, state)
-            return x[None], state._replace(asked=state.asked + 1)
+            first = state.told + state.pending.number < self.initial
+            unit, prior = jax.lax.cond(first, begin, propose, key, state)
+            x = state.space.from_unit(unit)
+            return x[None], state._replace(prior=prior, pending=state.pending.asked(state.space.to_unit(x)))
 
         def tell(key, state, x, evaluation):
             del key
@@ -145,7 +163,10 @@ class GPSearchConfig(BaselineConfig):
                 worst = jnp.argmax(jnp.where(jnp.isfinite(state.y), state.y, jnp.inf))
                 row = jnp.where(state.filled < self.max_trials, state.filled, worst)
                 filled = jnp.minimum(state.filled + 1, self.max_trials)
-                return state._replace(x=state.x.at[row].set(point), y=state.y.at[row].set(value), filled=filled), None
+                return state._replace(
+                    x=state.x.at[row].set(point), y=state.y.at[row].set(value), filled=filled, told=state.told + 1,
+                    pending=state.pending.told(point),
+                ), None  # fmt: skip
 
             return jax.lax.scan(insert, state, (points, evaluation.value.astype(jnp.float32)))[0]
 

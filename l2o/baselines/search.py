@@ -5,6 +5,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from pydantic import Field
 
 from l2o.core import BaselineConfig, Optimizer, need_bounds
@@ -32,6 +33,17 @@ class RandomConfig(BaselineConfig):
         return Optimizer(init, ask, lambda key, state, x, evaluation: state)
 
 
+def sobol(key: PRNGKeyArray, count: Int[Array, ""], d: int, most: int) -> Float[Array, "d"]:
+    """Point number `count` of the sequence, in the unit cube; after `most`, rounded up, another shift begins."""
+    from scipy.stats import qmc
+
+    length = 1 << (most - 1).bit_length()
+    points = qmc.Sobol(d, scramble=False, bits=BITS).random_base2(length.bit_length() - 1)
+    table = jnp.asarray((points * 2**BITS).astype("uint32"))
+    shift = jax.random.bits(jax.random.fold_in(key, count // length), (d,), jnp.uint32) >> (32 - BITS)
+    return (table[count % length] ^ shift) / 2.0**BITS
+
+
 @register
 class SobolConfig(BaselineConfig):
     """A Sobol sequence with a random digital shift (Sobol 1967; Owen 2003), from scipy's direction numbers.
@@ -44,8 +56,6 @@ class SobolConfig(BaselineConfig):
     max_trials: int = Field(default=1024, ge=1, le=65_536)
 
     def build(self) -> Optimizer:
-        length = 1 << (self.max_trials - 1).bit_length()
-
         def init(key, problem):
             need_bounds(self.kind, problem)
             flat, _ = ravel_pytree(problem.start)
@@ -54,14 +64,8 @@ class SobolConfig(BaselineConfig):
 
         def ask(key, state):
             del key
-            from scipy.stats import qmc
-
             data, count, flat, start = state
-            points = qmc.Sobol(flat.size, scramble=False, bits=BITS).random_base2(length.bit_length() - 1)
-            table = jnp.asarray((points * 2**BITS).astype("uint32"))
-            shift_key = jax.random.fold_in(jax.random.wrap_key_data(data), count // length)
-            shift = jax.random.bits(shift_key, flat.shape, jnp.uint32) >> (32 - BITS)
-            unit = (table[count % length] ^ shift) / 2.0**BITS
+            unit = sobol(jax.random.wrap_key_data(data), count, flat.size, self.max_trials)
             x = ravel_pytree(start)[1](unit.astype(flat.dtype))
             return jax.tree.map(lambda a: a[None], x), (data, count + 1, flat, start)
 

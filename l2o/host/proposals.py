@@ -1,10 +1,11 @@
 """Any black-box optimizer behind a Python loop: which one is meant, and its proposals in a space, one by one."""
 
+import copy
 import functools
 import math
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from l2o.acquisition import Pending
 from l2o.core import (
     BaselineConfig,
     Evaluation,
@@ -124,6 +126,7 @@ class _Programs(NamedTuple):
     ask: Callable
     tell: Callable
     tell_and_ask: Callable
+    expect: Callable
 
 
 @_cached
@@ -151,16 +154,26 @@ def _programs(optimizer: OptimizerConfig | Optimizer | HostOptimizer) -> _Progra
     def tell_and_ask(theta, root, carry, asked, value):
         return ask(theta, root, tell(theta, root, carry, asked, value))
 
+    def expect(carry, points):
+        """These points [m, d] are in progress, and no others."""
+        space, state, t = carry
+        units = jax.vmap(space.to_unit)(points)
+        return space, jax.tree.map(lambda a: a.of(units) if _is_pending(a) else a, state, is_leaf=_is_pending), t
+
     def population(theta, init_key, problem):
         """Points in one ask."""
         return ask(theta, init_key, init(theta, init_key, problem))[0][0]
 
     if isinstance(optimizer, HostOptimizer):
-        return _Programs(lambda *a: population_size(population(*a)), init, ask, tell, tell_and_ask)
+        return _Programs(lambda *a: population_size(population(*a)), init, ask, tell, tell_and_ask, expect)
     return _Programs(
         lambda *a: population_size(jax.eval_shape(population, *a)),
-        *(jax.jit(function) for function in (init, ask, tell, tell_and_ask)),
+        *(jax.jit(function) for function in (init, ask, tell, tell_and_ask, expect)),
     )
+
+
+def _is_pending(leaf: Any) -> bool:
+    return isinstance(leaf, Pending)
 
 
 class Batch:
@@ -219,26 +232,36 @@ class Proposer:
     order of `propose`, `place` and `tell` alone: the same calls give the same points, to the bit.
 
     An optimizer is told values in `Units`, and one that runs on the host the doubles as they are. Before two values
-    differ it is told zeros; then it begins again, and is told what they were.
+    differ it is told zeros; then it begins again, and is told what they were. One that has a `Pending` in its state is
+    told what is in progress in place of what it asked for.
 
     Args:
       source: the optimizer.
       space: a box or a mixed one, whose points are [d].
       budget: evaluations that the run will have; the optimizer is told how many batches these are.
       seed: of all randomness.
+
+    Attributes:
+      n: points in one ask.
+      on_host: whether the optimizer runs on the host.
+      expects: whether it takes into account what is in progress.
     """
 
     def __init__(self, source: Source, space: Space, budget: int, seed: int):
         self._programs = _programs(source.optimizer)
-        self._on_host = isinstance(source.optimizer, HostOptimizer)
+        self.on_host = isinstance(source.optimizer, HostOptimizer)
         init_key, run_key = jax.random.split(jax.random.key(seed))
         self._common = source.theta, jax.random.key_data(run_key)
         centre = space.from_unit(jnp.full_like(space.low, 0.5))
+        self._size = centre.size
         problem = Problem(space, centre, jnp.asarray(SCALE, jnp.float32), jnp.asarray(budget, jnp.int32))
         arguments = (source.theta, jax.random.key_data(init_key))
         self.n = self._programs.population(*arguments, problem)
         rounds = jnp.asarray(-(-budget // self.n), jnp.int32)
         self._carry = self._programs.init(*arguments, problem._replace(horizon=rounds))
+        self.expects = any(map(_is_pending, jax.tree.leaves(self._carry[1], is_leaf=_is_pending)))
+        self._open: dict[tuple[Any, int], np.ndarray] = {}  # points in progress, by batch and row
+        self._amiss = False  # whether the optimizer believes other points to be in progress
         self._units: Units | None = None
         self._start = self._carry
         self._past: list[list[Batch]] = []  # what was told before each ask, until the units are known
@@ -254,7 +277,7 @@ class Proposer:
         """
         if not self._ready:
             told, self._full = self._full, []
-            if self._units is None and not self._on_host:
+            if self._units is None and not self.on_host:
                 self._learn_units(told)
             asked = self._ask(told)
             points = np.asarray(asked[0])
@@ -262,7 +285,17 @@ class Proposer:
                 raise RuntimeError("the optimizer proposed a point that is not finite")
             batch = Batch(asked, len(points))
             self._ready.extend(Ticket(batch, row, x) for row, x in enumerate(points))
-        return self._ready.popleft()
+        ticket = self._ready.popleft()
+        self._open[ticket.batch, ticket.row] = ticket.x
+        return ticket
+
+    def branch(self, pending: Sequence[np.ndarray]) -> "Proposer":
+        """A copy that is to be asked only, whose optimizer takes these points to be in progress and no others."""
+        found = copy.copy(self)
+        found._past, found._full, found._ready = list(self._past), list(self._full), deque(self._ready)
+        found._open = {(None, i): x for i, x in enumerate(pending)}
+        found._amiss = True
+        return found
 
     def place(self, x: np.ndarray) -> Ticket:
         """A point of one's own, in the place of a member of a population; to one that asks point by point, beside its
@@ -273,7 +306,9 @@ class Proposer:
             return ticket
         self._placed += 1
         last = np.int32(2**31 - self._placed)  # a round that no run reaches, for a key of its own
-        return Ticket(Batch((jnp.asarray(x)[None], last), 1), 0, x)
+        ticket = Ticket(Batch((jnp.asarray(x)[None], last), 1), 0, x)
+        self._open[ticket.batch, 0], self._amiss = x, True
+        return ticket
 
     def _learn_units(self, told: list[Batch]) -> None:
         known = [batch.value for each in [*self._past, told] for batch in each]
@@ -282,23 +317,28 @@ class Proposer:
             self._past.append(told)
             return
         if any(self._past):
-            self._carry = self._start
+            self._carry, self._amiss = self._start, False
             for each in self._past:
                 self._ask(each)
+            self._amiss = True
         self._start, self._past = None, []
 
     def _ask(self, told: list[Batch]) -> tuple:
-        values = [self._narrow(batch.value) for batch in told]
-        for batch, value in zip(told[:-1], values[:-1], strict=True):
-            self._carry = self._programs.tell(*self._common, self._carry, batch.asked, value)
-        if told:
-            asked, self._carry = self._programs.tell_and_ask(*self._common, self._carry, told[-1].asked, values[-1])
+        amiss = self.expects and self._amiss
+        for batch in told if amiss else told[:-1]:
+            self._carry = self._programs.tell(*self._common, self._carry, batch.asked, self._narrow(batch.value))
+        if amiss:
+            points = np.array(list(self._open.values()), np.float32).reshape(-1, self._size)
+            self._carry, self._amiss = self._programs.expect(self._carry, points), False
+        if told and not amiss:
+            value = self._narrow(told[-1].value)
+            asked, self._carry = self._programs.tell_and_ask(*self._common, self._carry, told[-1].asked, value)
         else:
             asked, self._carry = self._programs.ask(*self._common, self._carry)
         return asked
 
     def _narrow(self, values: np.ndarray) -> np.ndarray:
-        if self._on_host:
+        if self.on_host:
             return values
         if self._units is None:
             return np.where(np.isfinite(values), 0.0, np.nan).astype(np.float32)
@@ -307,6 +347,7 @@ class Proposer:
     def tell(self, ticket: Ticket, value: float) -> None:
         """The value of a point, once; anything that is not finite marks a failure."""
         batch = ticket.batch
+        self._open.pop((batch, ticket.row), None)
         batch.value[ticket.row] = value if math.isfinite(value) else math.nan
         batch.missing -= 1
         if batch.missing == 0:
@@ -316,3 +357,4 @@ class Proposer:
         """Another point was evaluated in place of the proposed one."""
         points, t = ticket.batch.asked
         ticket.batch.asked = (jnp.asarray(points).at[ticket.row].set(x), t)
+        self._open[ticket.batch, ticket.row], self._amiss = x, True

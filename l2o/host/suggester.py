@@ -1,5 +1,6 @@
 """Suggestions of any black-box optimizer to somebody who owns the loop, from the events of the run so far."""
 
+import copy
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -59,6 +60,24 @@ class Suggester:
             self.forget()
             raise
         return [self._view.assignment(ticket.x, n) for n, ticket in enumerate(tickets, number)]
+
+    @property
+    def expects(self) -> bool:
+        """Whether the optimizer takes into account what is in progress; known after the first suggestion."""
+        return self._proposer is not None and self._proposer.expects
+
+    def branch(self, pending: Sequence[Any]) -> "Suggester":
+        """A copy to be asked for suggestions, which change nothing here, as if these and no others were in progress.
+
+        Raises:
+          RuntimeError: nothing was suggested yet.
+        """
+        if self._proposer is None:
+            raise RuntimeError("a branch is of a suggester that has suggested something")
+        found = copy.copy(self)
+        found._proposer = self._proposer.branch([self._view.point(point) for point in pending])
+        found._tickets = dict(self._tickets)
+        return found
 
     def _ticket(self, proposer: Proposer, number: int) -> Ticket:
         if number not in self._tickets:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 from pydantic import Field
 
-from l2o.acquisition import REPEATED, maximise, quasi_random, without_failures
+from l2o.acquisition import NEAR, REPEATED, Pending, maximise, quasi_random, without_failures
 from l2o.core import Optimizer, OptimizerConfig, Problem, Theta
 from l2o.space.domain import Space
 from l2o.surrogate.prediction import Surrogate
@@ -48,9 +48,8 @@ class SurrogateState(NamedTuple):
       x: points.
       y: values as they were told, also those of failed evaluations.
       filled: rows in use.
-      asked: proposals made.
-      open: points that were asked for and not told yet, the latest.
-      opened: how many these are.
+      told: how many values there were.
+      pending: what is in progress.
     """
 
     space: Space
@@ -58,9 +57,8 @@ class SurrogateState(NamedTuple):
     x: Float[Array, "n d"]
     y: Float[Array, "n"]
     filled: Int[Array, ""]
-    asked: Int[Array, ""]
-    open: Float[Array, "p d"]
-    opened: Int[Array, ""]
+    told: Int[Array, ""]
+    pending: Pending
 
 
 def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Optimizer:
@@ -72,7 +70,7 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
         d, zero = problem.start.size, jnp.zeros((), jnp.int32)
         return SurrogateState(
             problem.space, jax.random.uniform(key, (d,)), jnp.zeros((room, d)), jnp.zeros(room), zero, zero,
-            jnp.zeros((pending, d)), zero,
+            Pending.none(pending, d),
         )  # fmt: skip
 
     def acquisition(prediction, best):
@@ -85,25 +83,26 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
     def proposed(key, state: SurrogateState, rows: int):
         ordered, levels = state.space.ordered, state.space.levels
         assert ordered is not None and levels is not None
-        told, waiting = jnp.arange(rows) < state.filled, jnp.arange(pending) < state.opened
+        told, waiting = jnp.arange(rows) < state.filled, state.pending.used
         y = without_failures(state.y[:rows], told)
         best = jnp.where(state.filled > 0, jnp.min(jnp.where(told, y, jnp.inf)), 0.0)  # what is expected of nothing
-        x = jnp.concatenate([state.x[:rows], state.open])
+        x = jnp.concatenate([state.x[:rows], state.pending.x])
         values, nothing = jnp.concatenate([y, jnp.zeros(pending)]), jnp.zeros(pending, bool)
         belief = surrogate.read(theta, x, values, jnp.concatenate([told, nothing]), ordered)
 
-        def believed(belief):
+        def believed(belief, best):
             """As if what is in progress had come out as expected (Ginsbourger et al. 2010, "Kriging believer")."""
-            expected = surrogate.predict(theta, belief, state.open).mean
+            expected = surrogate.predict(theta, belief, state.pending.x).mean
             values = jnp.concatenate([y, expected])
-            return surrogate.read(theta, x, values, jnp.concatenate([told, waiting]), ordered)
+            best = jnp.minimum(best, jnp.min(jnp.where(waiting, expected, jnp.inf)))
+            return surrogate.read(theta, x, values, jnp.concatenate([told, waiting]), ordered), best
 
-        belief = jax.lax.cond(state.opened > 0, believed, lambda belief: belief, belief)
+        belief, best = jax.lax.cond(jnp.any(waiting), believed, lambda *known: known, belief, best)
         seen = jnp.concatenate([told, waiting])
         countable = jnp.all(levels > 0)
 
         def score(u):
-            repeated = countable & jnp.any(seen[None] & (jnp.max(jnp.abs(u[:, None] - x[None]), 2) < 1e-6), 1)
+            repeated = countable & jnp.any(seen[None] & (jnp.max(jnp.abs(u[:, None] - x[None]), 2) < NEAR), 1)
             return acquisition(surrogate.predict(theta, belief, u), best) - jnp.where(repeated, REPEATED, 0.0)
 
         lowest = jax.lax.top_k(jnp.where(told, -y, -jnp.inf), min(4, rows))[1]
@@ -117,18 +116,12 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
 
     def begin(key, state: SurrogateState):
         del key
-        return quasi_random(state.shift, state.asked)
+        return quasi_random(state.shift, state.told + state.pending.number)
 
     def ask(key, state: SurrogateState):
-        u = jax.lax.cond(state.asked < config.initial, begin, propose, key, state)
-        x = state.space.from_unit(u)
-        full = state.opened == pending
-        waiting = jnp.where(full, jnp.roll(state.open, -1, 0), state.open)
-        at = jnp.minimum(state.opened, pending - 1)
-        return x[None], state._replace(
-            asked=state.asked + 1, open=waiting.at[at].set(state.space.to_unit(x)),
-            opened=jnp.minimum(state.opened + 1, pending),
-        )  # fmt: skip
+        first = state.told + state.pending.number < config.initial
+        x = state.space.from_unit(jax.lax.cond(first, begin, propose, key, state))
+        return x[None], state._replace(pending=state.pending.asked(state.space.to_unit(x)))
 
     def tell(key, state: SurrogateState, x, evaluation):
         del key
@@ -136,15 +129,11 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
 
         def insert(state: SurrogateState, told):
             point, value = told
-            same = jnp.all(jnp.abs(state.open - point[None]) < 1e-6, 1) & (jnp.arange(pending) < state.opened)
-            found, at = jnp.any(same), jnp.argmax(same)
-            shifted = jnp.where((jnp.arange(pending) >= at)[:, None], jnp.roll(state.open, -1, 0), state.open)
             worst = jnp.argmax(jnp.where(jnp.isfinite(state.y), state.y, jnp.inf))
             row = jnp.where(state.filled < room, state.filled, worst)
             return state._replace(
                 x=state.x.at[row].set(point), y=state.y.at[row].set(value),
-                filled=jnp.minimum(state.filled + 1, room), open=jnp.where(found, shifted, state.open),
-                opened=state.opened - found,
+                filled=jnp.minimum(state.filled + 1, room), told=state.told + 1, pending=state.pending.told(point),
             ), None  # fmt: skip
 
         return jax.lax.scan(insert, state, (points, evaluation.value.astype(jnp.float32)))[0]
