@@ -130,12 +130,12 @@ class GPSearchConfig(BaselineConfig):
             open_rows = jnp.minimum(waiting.number, self.max_pending)
             posterior, best = jax.lax.fori_loop(0, open_rows, expect, (posterior.with_room(self.max_pending), best))
             known = jnp.concatenate([state.x, waiting.x])
-            seen = jnp.concatenate([used, waiting.used])
-            countable = jnp.all(state.space.levels > 0)
+            # what is known is asked for again only where there are real numbers, what is in progress not at all
+            seen = jnp.concatenate([used & jnp.all(state.space.levels > 0), waiting.used])
 
             def score(u):
                 apart = jnp.max(jnp.abs(u[:, None] - known[None]), 2)
-                repeated = countable & jnp.any(seen[None] & (apart < NEAR), 1)
+                repeated = jnp.any(seen[None] & (apart < NEAR), 1)
                 mean, variance = posterior.predict(u)
                 return self.acquisition(mean, variance, best) - jnp.where(repeated, REPEATED, 0.0)
 

@@ -155,10 +155,11 @@ def _programs(optimizer: OptimizerConfig | Optimizer | HostOptimizer) -> _Progra
         return ask(theta, root, tell(theta, root, carry, asked, value))
 
     def expect(carry, points):
-        """These points [m, d] are in progress, and no others."""
+        """These points [m, d] are in progress, and no others; the next round is one that only m of them have."""
         space, state, t = carry
         units = jax.vmap(space.to_unit)(points)
-        return space, jax.tree.map(lambda a: a.of(units) if _is_pending(a) else a, state, is_leaf=_is_pending), t
+        state = jax.tree.map(lambda a: a.of(units) if _is_pending(a) else a, state, is_leaf=_is_pending)
+        return space, state, t + np.int32(len(points))
 
     def population(theta, init_key, problem):
         """Points in one ask."""

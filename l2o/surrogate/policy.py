@@ -98,11 +98,11 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
             return surrogate.read(theta, x, values, jnp.concatenate([told, waiting]), ordered), best
 
         belief, best = jax.lax.cond(jnp.any(waiting), believed, lambda *known: known, belief, best)
-        seen = jnp.concatenate([told, waiting])
-        countable = jnp.all(levels > 0)
+        # what is known is asked for again only where there are real numbers, what is in progress not at all
+        seen = jnp.concatenate([told & jnp.all(levels > 0), waiting])
 
         def score(u):
-            repeated = countable & jnp.any(seen[None] & (jnp.max(jnp.abs(u[:, None] - x[None]), 2) < NEAR), 1)
+            repeated = jnp.any(seen[None] & (jnp.max(jnp.abs(u[:, None] - x[None]), 2) < NEAR), 1)
             return acquisition(surrogate.predict(theta, belief, u), best) - jnp.where(repeated, REPEATED, 0.0)
 
         lowest = jax.lax.top_k(jnp.where(told, -y, -jnp.inf), min(4, rows))[1]

@@ -385,14 +385,15 @@ def test_what_is_proposed_may_be_longer_than_an_attribute():
     assert optuna_studies.proposed(running) == {}
 
 
-def test_without_optuna_it_is_one_sentence(tmp_path):
-    code = """
+@pytest.mark.parametrize("made", ["OptFormerSampler(seed=0)", "Sampler('random')"])
+def test_without_optuna_it_is_one_sentence(made, tmp_path):
+    code = f"""
 import sys
 sys.modules["optuna"] = None
 import l2o
 assert not hasattr(l2o, "nothing")
 try:
-    l2o.OptFormerSampler(seed=0)
+    l2o.{made}
 except l2o.UserError as error:
     print(error)
 """
@@ -400,7 +401,7 @@ except l2o.UserError as error:
     found = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert found.stdout == "OptFormerSampler is for Optuna, which is not installed: pip install 'l2o[optuna]'\n"
+    assert found.stdout == "samplers are for Optuna, which is not installed: pip install 'l2o[optuna]'\n"
 
 
 @pytest.fixture
