@@ -467,19 +467,21 @@ def objective(trial):
     return value
 
 storage = optuna.storages.RDBStorage(sys.argv[1], engine_kwargs={"connect_args": {"timeout": 300}})
-study = optuna.load_study(study_name="shared", storage=storage, sampler=l2o.OptFormerSampler(seed=0))
+study = optuna.load_study(study_name="shared", storage=storage, sampler=eval(sys.argv[3]))
 study.optimize(objective, n_trials=int(sys.argv[2]), catch=(ValueError,))
 """
 
 
 @pytest.mark.slow
-def test_processes_with_the_shipped_one(tmp_path):
+@pytest.mark.parametrize("sampler", ["l2o.OptFormerSampler(seed=0)", "l2o.Sampler('gp_ei', seed=0)"])
+def test_processes_with_a_shipped_one(sampler, tmp_path):
     """Four workers, one of them killed, a database, 200 trials, and then one worker alone."""
     url = f"sqlite:///{tmp_path}/study.db"
     study = optuna.create_study(study_name="shared", storage=url)
 
     def start(trials):
-        return subprocess.Popen([sys.executable, "-c", WORKER, url, str(trials)], stderr=subprocess.PIPE, text=True)
+        arguments = [sys.executable, "-c", WORKER, url, str(trials), sampler]
+        return subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
 
     workers = [start(trials) for trials in (50, 50, 50, 1000)]
     while len(study.get_trials(deepcopy=False)) < 60:
