@@ -214,10 +214,9 @@ def test_workers_share_a_storage_with_samplers_of_their_own(kind, tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"optimizer": "gp_e"}, "no optimizer named 'gp_e', did you mean 'gp_ei'"),
+        ({"optimizer": "gp_e"}, "no optimizer named 'gp_e'.*did you mean"),
         ({"optimizer": "adam"}, "'adam' reads gradients"),
         ({"optimizer": "lstm"}, "'lstm' reads gradients"),
-        ({"optimizer": 3}, "optimizer is 3: expected a name"),
         ({"optimizer": "random", "seed": -1}, "seed is -1"),
         ({"optimizer": "random", "budget": 0}, "budget is 0: expected a whole number from 1"),
         ({"optimizer": "random", "warm_start": True}, "warm_start: random reads no other studies"),
