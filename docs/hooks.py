@@ -310,9 +310,9 @@ def _public(package: str) -> str:
     for name in sorted(module.__all__, key=str.lower):
         found = getattr(module, name)
         parts.append(f"::: {found.__module__}.{found.__qualname__}\n")  # a module may have the name of its function
-    parts.append(
-        f"::: {_module_with('class OptFormerSampler', package)}.OptFormerSampler\n    options:\n      members: false\n"
-    )
+    for name in ("Sampler", "OptFormerSampler"):
+        where = _module_with(f"class {name}(", package)
+        parts.append(f"::: {where}.{name}\n    options:\n      members: false\n")
     return "\n".join(parts)
 
 

@@ -1,6 +1,7 @@
 """An Optuna study with the OptFormer as its sampler.
 
-It needs Optuna: `pip install '.[optuna]'`. The sampler reads the study as a sequence, its name included.
+It needs Optuna: `pip install '.[optuna]'`. The sampler reads the study as a sequence, its name included. "gp_ei" or any
+other optimizer in its place sees the kinds and scales of the parameters.
 """
 
 import optuna
@@ -23,7 +24,7 @@ def accuracy(trial):
 
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
-sampler = l2o.OptFormerSampler(seed=0)
+sampler = l2o.Sampler("optformer", seed=0)
 study = optuna.create_study(study_name="SVM on digits", direction="maximize", sampler=sampler)
 study.optimize(accuracy, n_trials=15)
 print(f"accuracy {study.best_value:.3f} with {study.best_params}")

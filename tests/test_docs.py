@@ -48,7 +48,7 @@ def test_block_runs(name, code, tmp_path, monkeypatch):
 
 def test_readme_shows_each_family_and_is_short():
     text = PAGES[0].read_text(encoding="utf-8")
-    for needed in (".optax(", "l2o.minimize", "l2o.Search", ".evosax(", "l2o.OptFormerSampler", "l2o.register"):
+    for needed in (".optax(", "l2o.minimize", "l2o.Search", ".evosax(", "l2o.Sampler(", "l2o.register"):
         assert needed in text
     assert len(text.splitlines()) <= 250
 
