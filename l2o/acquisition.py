@@ -42,11 +42,15 @@ class Pending(NamedTuple):
         return Pending(jnp.where(full, jnp.roll(self.x, -1, 0), self.x).at[at].set(point), self.number + 1)
 
     def told(self, point: Float[Array, "d"]) -> "Pending":
-        """Without this one; where it is none of them, it was one that found no room, if there was such a one."""
+        """Without this one; where it is none of them, without one that found no room, or else the oldest one.
+
+        So the number depends on no point, and is one for all runs that are mapped over.
+        """
         same = self.used & jnp.all(jnp.abs(self.x - point[None]) < NEAR, 1)
-        found, later = jnp.any(same), jnp.arange(len(self.x)) >= jnp.argmax(same)
-        x = jnp.where(found & later[:, None], jnp.roll(self.x, -1, 0), self.x)
-        return Pending(x, self.number - (found | (self.number > len(x))))
+        gone = jnp.any(same) | (self.number <= len(self.x))
+        later = jnp.arange(len(self.x)) >= jnp.argmax(same)
+        x = jnp.where(gone & later[:, None], jnp.roll(self.x, -1, 0), self.x)
+        return Pending(x, jnp.maximum(self.number - 1, 0))
 
     def of(self, points: Float[Array, "m d"]) -> "Pending":
         """These in place of all others."""

@@ -148,9 +148,12 @@ def test_points_in_progress():
     for point in points[:2]:
         pending = pending.asked(point)
     np.testing.assert_array_equal(pending.x[pending.used], points[:2])
-    assert pending.told(points[4]).number == 2
-    one = pending.told(points[0])
-    np.testing.assert_array_equal(one.x[one.used], points[1:2])
+    for point, left in zip(points[:2], points[1::-1], strict=True):
+        one = pending.told(point)
+        np.testing.assert_array_equal(one.x[one.used], left[None])
+    one = pending.told(points[4])
+    np.testing.assert_array_equal(one.x[one.used], points[1:2], "the oldest goes in place of what is not known")
+    assert one.told(points[4]).told(points[4]).number == 0
     for point in points[2:]:
         pending = pending.asked(point)
     np.testing.assert_array_equal(pending.x, points[2:])
