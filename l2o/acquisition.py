@@ -58,6 +58,51 @@ class Pending(NamedTuple):
         return Pending(self.x.at[: len(latest)].set(latest), jnp.full_like(self.number, len(points)))
 
 
+class Seen(NamedTuple):
+    """What was observed. An optimizer that reads all of it has one in its state, and takes any room that it has.
+
+    Attributes:
+      x: points in the unit cube; rows that are not in use mean nothing.
+      y: values as they were told, also those of failed evaluations.
+      filled: rows in use.
+      told: how many values there were; beyond the room a new one takes the place of the worst.
+    """
+
+    x: Float[Array, "n d"]
+    y: Float[Array, "n"]
+    filled: Int[Array, ""]
+    told: Int[Array, ""]
+
+    @classmethod
+    def none(cls, room: int, d: int) -> "Seen":
+        """Nothing yet, and room for so many points [d]."""
+        zero = jnp.zeros((), jnp.int32)
+        return cls(jnp.zeros((room, d)), jnp.zeros(room), zero, zero)
+
+    @property
+    def used(self) -> Bool[Array, "n"]:
+        """Which rows are in use."""
+        return jnp.arange(len(self.y)) < self.filled
+
+    def observed(self, x: Float[Array, "m d"], y: Float[Array, "m"]) -> "Seen":
+        """With these too, one after the other."""
+
+        def insert(seen: Seen, one):
+            point, value = one
+            worst = jnp.argmax(jnp.where(jnp.isfinite(seen.y), seen.y, jnp.inf))
+            row = jnp.where(seen.filled < len(seen.y), seen.filled, worst)
+            filled = jnp.minimum(seen.filled + 1, len(seen.y))
+            return Seen(seen.x.at[row].set(point), seen.y.at[row].set(value), filled, seen.told + 1), None
+
+        return jax.lax.scan(insert, self, (x, y.astype(self.y.dtype)))[0]
+
+    def with_room(self, room: int) -> "Seen":
+        """The same in so many rows, at least as many as are in use."""
+        x, y = (a[:room] for a in self[:2])
+        more = room - len(y)
+        return self._replace(x=jnp.pad(x, ((0, more), (0, 0))), y=jnp.pad(y, (0, more)))
+
+
 def without_failures(y: Float[Array, "n"], used: Bool[Array, "n"]) -> Float[Array, "n"]:
     """Values with failed evaluations as the worst finite one (0 where there is none), and 0 in unused rows."""
     valid = used & jnp.isfinite(y)

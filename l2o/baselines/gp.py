@@ -12,10 +12,10 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 from pydantic import Field
 
-from l2o.acquisition import NEAR, REPEATED, Pending, maximise, without_failures
+from l2o.acquisition import NEAR, REPEATED, Pending, Seen, maximise, without_failures
 from l2o.baselines.hyperparameters import HYPERPRIORS, centre, fit, unpack
 from l2o.baselines.search import sobol
 from l2o.core import BaselineConfig, Optimizer
@@ -33,20 +33,14 @@ class GPState(NamedTuple):
       space: a mixed one.
       design: key of the sequence that the first points come from.
       prior: the given one, or the one last fitted to standardised values.
-      x: points.
-      y: values as they were told, also those of failed evaluations.
-      filled: how many rows are in use.
-      told: how many values there were.
+      seen: what was observed.
       pending: what is in progress.
     """
 
     space: Space
     design: Any
     prior: Prior
-    x: Float[Array, "n d"]
-    y: Float[Array, "n"]
-    filled: Int[Array, ""]
-    told: Int[Array, ""]
+    seen: Seen
     pending: Pending
 
 
@@ -93,7 +87,7 @@ class GPSearchConfig(BaselineConfig):
         def init(key, problem):
             if self.prior == "given" and not isinstance(problem.context, Prior):
                 raise UserError(f'{self.kind} with prior = "given" needs an l2o.gp.Prior as the context of the problem')
-            size, zero = problem.start.size, jnp.zeros((), jnp.int32)
+            size = problem.start.size
             prior = problem.context if self.prior == "given" else unpack(centre(size, hyperprior=hyperprior))
             numbers = jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), prior._replace(categories=None))
             categories = ~problem.space.ordered if self.prior == "fit" else prior.categories
@@ -103,23 +97,21 @@ class GPSearchConfig(BaselineConfig):
                     f"{self.kind}: the given prior has length scales of shape {prior.length_scale.shape}, expected"
                     f" one for each of {size} coordinates"
                 )
-            x, y = jnp.zeros((self.max_trials, size)), jnp.zeros(self.max_trials)
-            pending = Pending.none(self.max_pending, size)
-            return GPState(problem.space, jax.random.key_data(key), prior, x, y, zero, zero, pending)
+            seen, pending = Seen.none(self.max_trials, size), Pending.none(self.max_pending, size)
+            return GPState(problem.space, jax.random.key_data(key), prior, seen, pending)
 
         def propose(key, state):
-            used = jnp.arange(self.max_trials) < state.filled
-            y = without_failures(state.y, used)
-            prior = state.prior
+            x, filled, used, prior = state.seen.x, state.seen.filled, state.seen.used, state.prior
+            y = without_failures(state.seen.y, used)
             if self.prior == "fit":
                 y = standardised(y, used)
-                prior = fit(prior, state.x, y, state.filled, self.fit_steps, hyperprior)
-            posterior = Posterior.fit(prior, state.x, y, state.filled)
+                prior = fit(prior, x, y, filled, self.fit_steps, hyperprior)
+            posterior = Posterior.fit(prior, x, y, filled)
             # what the model believes at the points observed: y - noise K^-1 (y - mean)
             believed = jnp.where(used, y - prior.noise * (posterior.white @ posterior.inverse), jnp.inf)
-            best = jnp.where(state.filled > 0, jnp.min(believed), prior.mean)
-            rows = jax.lax.top_k(-believed, min(4, self.max_trials))[1]
-            leaders = state.x[jnp.where(used[rows], rows, rows[0])]
+            best = jnp.where(filled > 0, jnp.min(believed), prior.mean)
+            rows = jax.lax.top_k(-believed, min(4, len(y)))[1]
+            leaders = x[jnp.where(used[rows], rows, rows[0])]
             waiting = state.pending
 
             def expect(i, carry):
@@ -129,7 +121,7 @@ class GPSearchConfig(BaselineConfig):
 
             open_rows = jnp.minimum(waiting.number, self.max_pending)
             posterior, best = jax.lax.fori_loop(0, open_rows, expect, (posterior.with_room(self.max_pending), best))
-            known = jnp.concatenate([state.x, waiting.x])
+            known = jnp.concatenate([x, waiting.x])
             # what is known is asked for again only where there are real numbers, what is in progress not at all
             seen = jnp.concatenate([used & jnp.all(state.space.levels > 0), waiting.used])
 
@@ -143,13 +135,13 @@ class GPSearchConfig(BaselineConfig):
 
         def begin(key, state):
             del key
-            number = state.told + state.pending.number
-            unit = sobol(jax.random.wrap_key_data(state.design), number, state.x.shape[1], self.initial)
+            number = state.seen.told + state.pending.number
+            unit = sobol(jax.random.wrap_key_data(state.design), number, state.seen.x.shape[1], self.initial)
             central = (self.first == "centre") & (number == 0)
             return jnp.where(central, 0.5, unit), state.prior
 
         def ask(key, state):
-            first = state.told + state.pending.number < self.initial
+            first = state.seen.told + state.pending.number < self.initial
             unit, prior = jax.lax.cond(first, begin, propose, key, state)
             x = state.space.from_unit(unit)
             return x[None], state._replace(prior=prior, pending=state.pending.asked(state.space.to_unit(x)))
@@ -157,18 +149,8 @@ class GPSearchConfig(BaselineConfig):
         def tell(key, state, x, evaluation):
             del key
             points = jax.vmap(state.space.to_unit)(x)
-
-            def insert(state, told):
-                point, value = told
-                worst = jnp.argmax(jnp.where(jnp.isfinite(state.y), state.y, jnp.inf))
-                row = jnp.where(state.filled < self.max_trials, state.filled, worst)
-                filled = jnp.minimum(state.filled + 1, self.max_trials)
-                return state._replace(
-                    x=state.x.at[row].set(point), y=state.y.at[row].set(value), filled=filled, told=state.told + 1,
-                    pending=state.pending.told(point),
-                ), None  # fmt: skip
-
-            return jax.lax.scan(insert, state, (points, evaluation.value.astype(jnp.float32)))[0]
+            pending = jax.lax.scan(lambda pending, point: (pending.told(point), None), state.pending, points)[0]
+            return state._replace(seen=state.seen.observed(points, evaluation.value), pending=pending)
 
         return over_flat_points(self.kind, Optimizer(init, ask, tell))
 

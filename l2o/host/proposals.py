@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from l2o.acquisition import Pending
+from l2o.acquisition import Pending, Seen
 from l2o.core import (
     BaselineConfig,
     Evaluation,
@@ -32,6 +32,7 @@ from l2o.space.domain import Space
 
 SCALE = 0.3  # initial step size, in units of the cube
 LARGEST = 1e18  # magnitude of a value that an optimizer is told; its square is still a float32
+FEWEST, GROWTH = 16, 4  # room for observations at first, and how many times as much comes next
 NEAR = 100.0  # a zero is near to values of this magnitude, in units of their differences
 
 Named = str | Path | Loaded | BaselineConfig | Optimizer | HostOptimizer
@@ -125,8 +126,8 @@ class _Programs(NamedTuple):
     init: Callable
     ask: Callable
     tell: Callable
-    tell_and_ask: Callable
     expect: Callable
+    resize: Callable
 
 
 @_cached
@@ -151,9 +152,6 @@ def _programs(optimizer: OptimizerConfig | Optimizer | HostOptimizer) -> _Progra
         x, t = asked
         return space, bind(theta).tell(key(root, t, 2), state, x, Evaluation(value)), now
 
-    def tell_and_ask(theta, root, carry, asked, value):
-        return ask(theta, root, tell(theta, root, carry, asked, value))
-
     def expect(carry, points):
         """These points [m, d] are in progress, and no others; the next round is one that only m of them have."""
         space, state, t = carry
@@ -161,20 +159,30 @@ def _programs(optimizer: OptimizerConfig | Optimizer | HostOptimizer) -> _Progra
         state = jax.tree.map(lambda a: a.of(units) if _is_pending(a) else a, state, is_leaf=_is_pending)
         return space, state, t + np.int32(len(points))
 
+    def resize(carry, rows):
+        """With room for so many observations."""
+        space, state, t = carry
+        return space, jax.tree.map(lambda a: a.with_room(rows) if _is_seen(a) else a, state, is_leaf=_is_seen), t
+
     def population(theta, init_key, problem):
         """Points in one ask."""
         return ask(theta, init_key, init(theta, init_key, problem))[0][0]
 
     if isinstance(optimizer, HostOptimizer):
-        return _Programs(lambda *a: population_size(population(*a)), init, ask, tell, tell_and_ask, expect)
+        return _Programs(lambda *a: population_size(population(*a)), init, ask, tell, expect, resize)
     return _Programs(
         lambda *a: population_size(jax.eval_shape(population, *a)),
-        *(jax.jit(function) for function in (init, ask, tell, tell_and_ask, expect)),
+        *(jax.jit(function) for function in (init, ask, tell, expect)),
+        jax.jit(resize, static_argnums=1),
     )
 
 
 def _is_pending(leaf: Any) -> bool:
     return isinstance(leaf, Pending)
+
+
+def _is_seen(leaf: Any) -> bool:
+    return isinstance(leaf, Seen)
 
 
 class Batch:
@@ -229,12 +237,13 @@ class Proposer:
     """Proposals in a space, one by one, from an optimizer that asks for n points at a time.
 
     A batch is told when all its values are there; until then the optimizer is asked again without it. The state stays
-    on the device, and a tell waits for the next ask, so that both are one dispatch. What is computed depends on the
+    on the device, and a tell waits for the next ask, and calls nothing before. What is computed depends on the
     order of `propose`, `place` and `tell` alone: the same calls give the same points, to the bit.
 
     An optimizer is told values in `Units`, and one that runs on the host the doubles as they are. Before two values
     differ it is told zeros; then it begins again, and is told what they were. One that has a `Pending` in its state is
-    told what is in progress in place of what it asked for.
+    told what is in progress in place of what it asked for. One that has a `Seen` in its state begins with little room
+    in it, and gets more where it needs more: each is a program of its own, and what is not needed is not compiled.
 
     Args:
       source: the optimizer.
@@ -260,6 +269,10 @@ class Proposer:
         self.n = self._programs.population(*arguments, problem)
         rounds = jnp.asarray(-(-budget // self.n), jnp.int32)
         self._carry = self._programs.init(*arguments, problem._replace(horizon=rounds))
+        seen = self._seen()
+        self._most = 0 if seen is None else len(seen.y)
+        if self._most > FEWEST:
+            self._carry = self._programs.resize(self._carry, FEWEST)
         self.expects = any(map(_is_pending, jax.tree.leaves(self._carry[1], is_leaf=_is_pending)))
         self._open: dict[tuple[Any, int], np.ndarray] = {}  # points in progress, by batch and row
         self._amiss = False  # whether the optimizer believes other points to be in progress
@@ -326,17 +339,24 @@ class Proposer:
 
     def _ask(self, told: list[Batch]) -> tuple:
         amiss = self.expects and self._amiss
-        for batch in told if amiss else told[:-1]:
-            self._carry = self._programs.tell(*self._common, self._carry, batch.asked, self._narrow(batch.value))
+        for batch in told:
+            self._tell(batch)
         if amiss:
             points = np.array(list(self._open.values()), np.float32).reshape(-1, self._size)
             self._carry, self._amiss = self._programs.expect(self._carry, points), False
-        if told and not amiss:
-            value = self._narrow(told[-1].value)
-            asked, self._carry = self._programs.tell_and_ask(*self._common, self._carry, told[-1].asked, value)
-        else:
-            asked, self._carry = self._programs.ask(*self._common, self._carry)
+        asked, self._carry = self._programs.ask(*self._common, self._carry)
         return asked
+
+    def _seen(self) -> Seen | None:
+        return next(filter(_is_seen, jax.tree.leaves(self._carry[1], is_leaf=_is_seen)), None)
+
+    def _tell(self, batch: Batch) -> None:
+        seen = self._seen()
+        if seen is not None and (room := len(seen.y)) < self._most:
+            while room < min(int(seen.told) + len(batch.value), self._most):
+                room = min(GROWTH * room, self._most)
+            self._carry = self._programs.resize(self._carry, room)
+        self._carry = self._programs.tell(*self._common, self._carry, batch.asked, self._narrow(batch.value))
 
     def _narrow(self, values: np.ndarray) -> np.ndarray:
         if self.on_host:

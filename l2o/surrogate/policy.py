@@ -4,16 +4,14 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 from pydantic import Field
 
-from l2o.acquisition import NEAR, REPEATED, Pending, maximise, quasi_random, without_failures
+from l2o.acquisition import NEAR, REPEATED, Pending, Seen, maximise, quasi_random, without_failures
 from l2o.core import Optimizer, OptimizerConfig, Problem, Theta
 from l2o.space.domain import Space
 from l2o.surrogate.prediction import Surrogate
 from l2o.wrappers.flat import over_flat_points
-
-FEWEST, GROWTH = 16, 4  # observations that the smallest program reads, and how many times as many the next one does
 
 
 class SurrogateConfig(OptimizerConfig):
@@ -45,33 +43,23 @@ class SurrogateState(NamedTuple):
     Attributes:
       space: a mixed one.
       shift: of the quasi-random points that come first.
-      x: points.
-      y: values as they were told, also those of failed evaluations.
-      filled: rows in use.
-      told: how many values there were.
+      seen: what was observed.
       pending: what is in progress.
     """
 
     space: Space
     shift: Float[Array, "d"]
-    x: Float[Array, "n d"]
-    y: Float[Array, "n"]
-    filled: Int[Array, ""]
-    told: Int[Array, ""]
+    seen: Seen
     pending: Pending
 
 
 def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Optimizer:
-    """An optimizer of bounded problems; only as many rows are read as are in use, up to a factor of four."""
-    room, pending = config.max_trials, config.max_pending
-    rungs = [n for k in range(8) if (n := FEWEST * GROWTH**k) < room] + [room]
+    """An optimizer of bounded problems."""
 
     def init(key: Any, problem: Problem) -> SurrogateState:
-        d, zero = problem.start.size, jnp.zeros((), jnp.int32)
-        return SurrogateState(
-            problem.space, jax.random.uniform(key, (d,)), jnp.zeros((room, d)), jnp.zeros(room), zero, zero,
-            Pending.none(pending, d),
-        )  # fmt: skip
+        d = problem.start.size
+        seen, pending = Seen.none(config.max_trials, d), Pending.none(config.max_pending, d)
+        return SurrogateState(problem.space, jax.random.uniform(key, (d,)), seen, pending)
 
     def acquisition(prediction, best):
         if config.acquisition == "ei":
@@ -80,24 +68,32 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
             return -prediction.quantile(config.quantile)
         return prediction.probability_of_improvement(best)
 
-    def proposed(key, state: SurrogateState, rows: int):
+    def propose(key, state: SurrogateState):
         ordered, levels = state.space.ordered, state.space.levels
         assert ordered is not None and levels is not None
-        told, waiting = jnp.arange(rows) < state.filled, state.pending.used
-        y = without_failures(state.y[:rows], told)
-        best = jnp.where(state.filled > 0, jnp.min(jnp.where(told, y, jnp.inf)), 0.0)  # what is expected of nothing
-        x = jnp.concatenate([state.x[:rows], state.pending.x])
-        values, nothing = jnp.concatenate([y, jnp.zeros(pending)]), jnp.zeros(pending, bool)
-        belief = surrogate.read(theta, x, values, jnp.concatenate([told, nothing]), ordered)
+        told, waiting = state.seen.used, state.pending.used
+        y = without_failures(state.seen.y, told)
+        best = jnp.where(jnp.any(told), jnp.min(jnp.where(told, y, jnp.inf)), 0.0)  # what is expected of nothing
+        x = jnp.concatenate([state.seen.x, state.pending.x])
 
-        def believed(belief, best):
-            """As if what is in progress had come out as expected (Ginsbourger et al. 2010, "Kriging believer")."""
+        def read(_, carry):
+            """What is believed, and what comes of it: what is in progress is taken to come out as expected.
+
+            Ginsbourger et al. (2010), "Kriging believer".
+            """
+            seen, values, best, _ = carry
+            belief = surrogate.read(theta, x, values, seen, ordered)
             expected = surrogate.predict(theta, belief, state.pending.x).mean
-            values = jnp.concatenate([y, expected])
             best = jnp.minimum(best, jnp.min(jnp.where(waiting, expected, jnp.inf)))
-            return surrogate.read(theta, x, values, jnp.concatenate([told, waiting]), ordered), best
+            return jnp.concatenate([told, waiting]), jnp.concatenate([y, expected]), best, belief
 
-        belief, best = jax.lax.cond(jnp.any(waiting), believed, lambda *known: known, belief, best)
+        nothing = jnp.concatenate([told, jnp.zeros_like(waiting)]), jnp.concatenate([y, jnp.zeros(len(waiting))]), best
+        empty = jax.tree.map(
+            lambda a: jnp.zeros(a.shape, a.dtype),
+            jax.eval_shape(surrogate.read, theta, x, nothing[1], nothing[0], ordered),
+        )
+        # one loop, so that reading is compiled once
+        belief, best = jax.lax.fori_loop(0, 1 + jnp.any(waiting), read, (*nothing, empty))[:1:-1]
         # what is known is asked for again only where there are real numbers, what is in progress not at all
         seen = jnp.concatenate([told & jnp.all(levels > 0), waiting])
 
@@ -105,37 +101,23 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
             repeated = jnp.any(seen[None] & (jnp.max(jnp.abs(u[:, None] - x[None]), 2) < NEAR), 1)
             return acquisition(surrogate.predict(theta, belief, u), best) - jnp.where(repeated, REPEATED, 0.0)
 
-        lowest = jax.lax.top_k(jnp.where(told, -y, -jnp.inf), min(4, rows))[1]
+        lowest = jax.lax.top_k(jnp.where(told, -y, -jnp.inf), min(4, len(y)))[1]
         leaders = x[jnp.where(told[lowest], lowest, lowest[0])]
         return maximise(key, score, leaders, config.candidates, config.ascent_steps, state.space)
 
-    def propose(key, state: SurrogateState):
-        rung = jnp.searchsorted(jnp.asarray(rungs), state.filled)
-        programs = [lambda key, state, n=n: proposed(key, state, n) for n in rungs]
-        return jax.lax.switch(rung, programs, key, state)
-
     def begin(key, state: SurrogateState):
         del key
-        return quasi_random(state.shift, state.told + state.pending.number)
+        return quasi_random(state.shift, state.seen.told + state.pending.number)
 
     def ask(key, state: SurrogateState):
-        first = state.told + state.pending.number < config.initial
+        first = state.seen.told + state.pending.number < config.initial
         x = state.space.from_unit(jax.lax.cond(first, begin, propose, key, state))
         return x[None], state._replace(pending=state.pending.asked(state.space.to_unit(x)))
 
     def tell(key, state: SurrogateState, x, evaluation):
         del key
         points = jax.vmap(state.space.to_unit)(x)
-
-        def insert(state: SurrogateState, told):
-            point, value = told
-            worst = jnp.argmax(jnp.where(jnp.isfinite(state.y), state.y, jnp.inf))
-            row = jnp.where(state.filled < room, state.filled, worst)
-            return state._replace(
-                x=state.x.at[row].set(point), y=state.y.at[row].set(value),
-                filled=jnp.minimum(state.filled + 1, room), told=state.told + 1, pending=state.pending.told(point),
-            ), None  # fmt: skip
-
-        return jax.lax.scan(insert, state, (points, evaluation.value.astype(jnp.float32)))[0]
+        pending = jax.lax.scan(lambda pending, point: (pending.told(point), None), state.pending, points)[0]
+        return state._replace(seen=state.seen.observed(points, evaluation.value), pending=pending)
 
     return over_flat_points(config.kind, Optimizer(init, ask, tell))
