@@ -77,23 +77,21 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
         x = jnp.concatenate([state.seen.x, state.pending.x])
 
         def read(_, carry):
-            """What is believed, and what comes of it: what is in progress is taken to come out as expected.
+            """What is believed, and what is read next: what is in progress is taken to come out as expected.
 
             Ginsbourger et al. (2010), "Kriging believer".
             """
-            seen, values, best, _ = carry
-            belief = surrogate.read(theta, x, values, seen, ordered)
+            _, best, values, used = carry
+            belief = surrogate.read(theta, x, values, used, ordered)
             expected = surrogate.predict(theta, belief, state.pending.x).mean
             best = jnp.minimum(best, jnp.min(jnp.where(waiting, expected, jnp.inf)))
-            return jnp.concatenate([told, waiting]), jnp.concatenate([y, expected]), best, belief
+            return belief, best, jnp.concatenate([y, expected]), jnp.concatenate([told, waiting])
 
-        nothing = jnp.concatenate([told, jnp.zeros_like(waiting)]), jnp.concatenate([y, jnp.zeros(len(waiting))]), best
-        empty = jax.tree.map(
-            lambda a: jnp.zeros(a.shape, a.dtype),
-            jax.eval_shape(surrogate.read, theta, x, nothing[1], nothing[0], ordered),
-        )
+        first = jnp.concatenate([y, jnp.zeros(len(waiting))]), jnp.concatenate([told, jnp.zeros_like(waiting)])
+        shapes = jax.eval_shape(surrogate.read, theta, x, *first, ordered)
+        empty = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)
         # one loop, so that reading is compiled once
-        belief, best = jax.lax.fori_loop(0, 1 + jnp.any(waiting), read, (*nothing, empty))[:1:-1]
+        belief, best, *_ = jax.lax.fori_loop(0, 1 + jnp.any(waiting), read, (empty, best, *first))
         # what is known is asked for again only where there are real numbers, what is in progress not at all
         seen = jnp.concatenate([told & jnp.all(levels > 0), waiting])
 
