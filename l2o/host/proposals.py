@@ -173,10 +173,10 @@ def _programs(optimizer: OptimizerConfig | Optimizer | HostOptimizer) -> _Progra
     return _Programs(
         lambda *a: population_size(jax.eval_shape(population, *a)),
         jax.jit(init),
-        jax.jit(
-            ask, compiler_options={"xla_llvm_disable_expensive_passes": True}
-        ),  # half of the seconds, as fast after
-        *(jax.jit(function) for function in (tell, expect)),
+        # half of the seconds of compilation, and as fast afterwards
+        jax.jit(ask, compiler_options={"xla_llvm_disable_expensive_passes": True}),
+        jax.jit(tell),
+        jax.jit(expect),
         jax.jit(resize, static_argnums=1),
     )
 
@@ -272,7 +272,7 @@ class Proposer:
         arguments = (source.theta, jax.random.key_data(init_key))
         self.n = self._programs.population(*arguments, problem)
         rounds = jnp.asarray(-(-budget // self.n), jnp.int32)
-        self._carry = self._programs.init(*arguments, problem._replace(horizon=rounds))
+        self._carry: Any = self._programs.init(*arguments, problem._replace(horizon=rounds))
         seen = self._seen()
         self._most = 0 if seen is None else len(seen.y)
         if self._most > FEWEST:
@@ -348,8 +348,8 @@ class Proposer:
         if amiss:
             points = np.array(list(self._open.values()), np.float32).reshape(-1, self._size)
             self._carry, self._amiss = self._programs.expect(self._carry, points), False
-        asked, self._carry = self._programs.ask(*self._common, self._carry)
-        return asked
+        found, self._carry = self._programs.ask(*self._common, self._carry)
+        return found
 
     def _seen(self) -> Seen | None:
         return next(filter(_is_seen, jax.tree.leaves(self._carry[1], is_leaf=_is_seen)), None)
