@@ -19,7 +19,7 @@ from meta.learner.base import Learner, share, specs
 from meta.parallel import AXIS, DIVIDED, WHOLE, mesh
 from tasks.family import TaskFamily
 
-LEAST = -10.0  # log density of a value; what is less probable is as good as impossible, and teaches nothing
+LOW = -5.0  # log density below which what is lost grows with its logarithm alone: values far off do not drown others
 
 
 @register
@@ -39,7 +39,7 @@ class PriorFittingConfig(AdamWConfig):
     kind: Literal["prior_fitting"] = "prior_fitting"
     estimates: ClassVar[bool] = False
     sizes: tuple[int, ...] = Field(default=(12, 50, 128), min_length=1, strict=False)
-    fewest: int = Field(default=2, ge=0)
+    fewest: int = Field(default=1, ge=0)
     queries: int = Field(default=64, ge=1)
 
     def build(self, learned, objective, estimator, horizon, tasks, steps, devices=1, parts=1):
@@ -58,7 +58,7 @@ class PriorFittingConfig(AdamWConfig):
             told_well, asked_well = used & jnp.isfinite(y[:size]), jnp.isfinite(y[size:])
             scale = units_of(jnp.where(told_well, y[:size], 0.0), told_well).scale
             found = prediction.log_prob(jnp.where(asked_well, y[size:], 0.0)) + jnp.log(scale)
-            return -jnp.mean(jnp.where(asked_well, jnp.maximum(found, LEAST), 0.0))
+            return -jnp.mean(jnp.where(asked_well, softened(found), 0.0))
 
         def total(theta, keys, family, size):
             keys = keys.reshape(parts, -1, *keys.shape[1:])
@@ -106,6 +106,11 @@ class PriorFittingConfig(AdamWConfig):
             return {"validation": jnp.mean(losses)}
 
         return Learner(init, step, specs(estimator=WHOLE), chosen, validate)
+
+
+def softened(log_density):
+    """The same above `LOW`, and bent below; what is believed too firmly still costs more the farther off it is."""
+    return jnp.where(log_density > LOW, log_density, LOW - jnp.log1p(jnp.maximum(LOW - log_density, 0.0)))
 
 
 class Function(NamedTuple):

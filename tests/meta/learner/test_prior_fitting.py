@@ -8,7 +8,7 @@ import pytest
 from l2o import UserError
 from l2o.gradient.lstm import LSTMConfig
 from l2o.surrogate.pfn import PFNConfig
-from meta.learner.prior_fitting import PriorFittingConfig, points
+from meta.learner.prior_fitting import LOW, PriorFittingConfig, points, softened
 from meta.objective import SumConfig
 from tasks.gp import GPConfig
 
@@ -64,3 +64,11 @@ def test_a_function_that_fails_somewhere_is_learned_from_elsewhere():
     y = jnp.array([0.1, jnp.nan, 0.4, jnp.inf, 0.2, 0.3])
     belief = learned.surrogate.read(theta, x, y, jnp.ones(6, bool), jnp.ones(2, bool))
     assert np.all(np.isfinite(learned.surrogate.predict(theta, belief, x).mean))
+
+
+def test_what_is_far_off_costs_more_the_farther_it_is_and_drowns_nothing():
+    at = jnp.array([3.0, LOW + 0.01, LOW - 0.01, -20.0, -2000.0])
+    slopes = jax.vmap(jax.grad(softened))(at)
+    np.testing.assert_allclose(slopes[:2], 1.0)
+    assert np.all(np.diff(slopes[1:]) < 0) and slopes[-1] > 0 and softened(at[-1]) > -15
+    np.testing.assert_allclose(softened(at[1]) - softened(at[2]), 0.02, rtol=0.05)
