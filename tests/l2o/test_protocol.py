@@ -178,7 +178,8 @@ def shapes(tree):
 
 
 def assert_close(name, a, b):
-    tolerance = 1e-3 if name.startswith("baseline gp_") else 1e-5  # climbing a flat function amplifies rounding
+    # climbing a flat function amplifies rounding, and so does the attention of evosax's rule, on some processors
+    tolerance = 1e-3 if name.startswith(("baseline gp_", "baseline evosax_lga")) else 1e-5
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, tolerance, tolerance), a, b)
 

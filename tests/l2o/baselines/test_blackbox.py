@@ -230,9 +230,9 @@ def test_a_full_buffer_keeps_the_best():
     values = jnp.array([5.0, 1.0, jnp.nan, 4.0, 3.0, 2.0, 0.5])
     x = jax.random.uniform(jax.random.key(1), (7, 3))
     _, inner = optimizer.tell(jax.random.key(2), state, x, Evaluation(values))
-    np.testing.assert_array_equal(np.sort(inner.y), [0.5, 1.0, 2.0, 3.0])
-    rows = [int(np.flatnonzero(np.asarray(values) == y)[0]) for y in inner.y]
-    np.testing.assert_allclose(inner.x, x[jnp.asarray(rows)], atol=1e-6)
+    np.testing.assert_array_equal(np.sort(inner.seen.y), [0.5, 1.0, 2.0, 3.0])
+    rows = [int(np.flatnonzero(np.asarray(values) == y)[0]) for y in inner.seen.y]
+    np.testing.assert_allclose(inner.seen.x, x[jnp.asarray(rows)], atol=1e-6)
 
 
 def test_the_acquisition_is_climbed_to_its_top():
