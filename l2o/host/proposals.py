@@ -241,7 +241,7 @@ class Proposer:
     """Proposals in a space, one by one, from an optimizer that asks for n points at a time.
 
     A batch is told when all its values are there; until then the optimizer is asked again without it. The state stays
-    on the device, and a tell waits for the next ask, and calls nothing before. What is computed depends on the
+    on the device, and a tell waits for the next ask. What is computed depends on the
     order of `propose`, `place` and `tell` alone: the same calls give the same points, to the bit.
 
     An optimizer is told values in `Units`, and one that runs on the host the doubles as they are. Before two values

@@ -45,9 +45,8 @@ def _row(scores: Arrays, others: Arrays, seed: int) -> dict[str, Any]:
 
 
 def _means(scores: np.ndarray) -> np.ndarray:
-    """Over the points of each function that has a value anywhere, [functions, told]."""
-    scores = scores[np.isfinite(scores).any((1, 2))]
-    return np.nanmean(scores, 2)
+    """Over the points of each function that has a value anywhere, [functions, told]; the same ones for all columns."""
+    return np.nanmean(scores[~np.isnan(scores).all((1, 2))], 2)
 
 
 def _interval(values: np.ndarray, seed: int) -> Interval:
