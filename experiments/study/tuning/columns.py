@@ -1,4 +1,4 @@
-"""The columns of a study of tuning: settings of an OptFormer and of baselines, as programs that make runs."""
+"""The columns of a study of tuning: settings of trained optimizers and of baselines, as programs that make runs."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +17,7 @@ from l2o.core import BaselineConfig, HostOptimizer, Optimizer
 from l2o.errors import UserError
 from l2o.loaded import Loaded
 from l2o.optformer.optformer import OptFormerConfig
-from l2o.registry import kinds
+from l2o.registry import kinds, nearest
 from meta.recordings.rollouts import rollout, study_keys
 
 # a task and seeds [n] to "x" [n, trials, d] and "y" [n, trials]
@@ -54,28 +54,33 @@ class TuningColumn(NamedTuple):
     settings: tuple[TuningSetting, ...]
 
 
-def trained(study: Tuning) -> tuple[str, Loaded] | None:
-    """The OptFormer of a study, with its name in the report; None where nothing asks for it.
+def trained(study: Tuning) -> dict[str, Loaded]:
+    """The trained optimizers of a study, by their names in the report.
 
     Raises:
-      UserError: there is none or several, or it is of another kind.
+      UserError: one of them does not exist, is a baseline or reads gradients, or two have one name.
     """
-    if not study.variants:
-        return None
-    if len(study.optimizers) != 1:
-        found = ", ".join(study.optimizers) or "none"
+    found: dict[str, Loaded] = {}
+    for name in study.optimizers:
+        if name in kinds(BaselineConfig):
+            raise UserError(f"optimizers: {name} is a baseline, expected a trained optimizer")
+        loaded = l2o.load(name)
+        if loaded.config.reads_gradients:
+            raise UserError(f"optimizers: {name} reads gradients, and these tasks give none")
+        if label(name) in found:
+            raise UserError(f"optimizers: two are called {label(name)}, expected different names")
+        found[label(name)] = loaded
+    return found
+
+
+def _optimizer_of_variant(name: str, column: Variant, given: dict[str, Loaded]) -> Loaded:
+    alike = [loaded for loaded in given.values() if loaded.config.kind == column.kind]
+    if len(alike) != 1:
+        names = ", ".join(f"{name} ({loaded.config.kind})" for name, loaded in given.items()) or "none"
         raise UserError(
-            f"the variants are of one OptFormer: expected its name or directory as --optimizer, found {found}"
+            f"variants.{name}: expected one optimizer of kind {column.kind!r} as --optimizer, found {names}"
         )
-    (name,) = study.optimizers
-    if name in kinds(BaselineConfig):
-        raise UserError(f"{name} is a baseline, and the variants are of an optimizer of kind 'optformer'")
-    loaded = l2o.load(name)
-    if not isinstance(loaded.config, OptFormerConfig):
-        raise UserError(
-            f"{name} is of kind {loaded.config.kind!r}, and the variants are of an optimizer of kind 'optformer'"
-        )
-    return label(name), loaded
+    return alike[0]
 
 
 def left_out(study: Tuning) -> dict[str, str]:
@@ -85,51 +90,66 @@ def left_out(study: Tuning) -> dict[str, str]:
       UserError: the column that others are compared with or that is tried for real is one of them.
     """
     lacking = {name: rival.optimizer.lacks for name, rival in study.baselines.items() if rival.optimizer.lacks}
-    needed = {"compared": (study.compared,), "live.columns": study.live.columns if study.live else ()}
-    for where, names in needed.items():
+    for where, names in _needed(study).items():
         for name in names:
             if name in lacking:
                 raise UserError(f"{where}: {lacking[name]}")
     return lacking
 
 
-def columns(study: Tuning, loaded: Loaded | None) -> list[TuningColumn]:
+def _needed(study: Tuning) -> dict[str, tuple[str, ...]]:
+    return {"compared": (study.compared,), "live.columns": study.live.columns if study.live else ()}
+
+
+def columns(study: Tuning, given: dict[str, Loaded]) -> list[TuningColumn]:
     """The columns in the order of the report, but those that are left out.
 
     Raises:
-      UserError: a setting that the OptFormer does not have.
+      UserError: a variant of none of the given optimizers, or a setting that it does not have; two columns of one name;
+        or `study` asks for something of a column that there is not.
     """
+    variants = {name: (_optimizer_of_variant(name, of, given), of) for name, of in study.variants.items()}
+    varied = {of.kind for of in study.variants.values()}
+    own = {name: (loaded, Variant()) for name, loaded in given.items() if loaded.config.kind not in varied}
+    for name in own:
+        if name in study.columns:
+            raise UserError(f"optimizers: another column is called {name}, too, expected another name")
     found, lacking = [], left_out(study)
-    for name, column in study.columns.items():
-        if name in lacking:
-            continue
-        if isinstance(column, Rival):
-            settings = [_setting_of_baseline(study, column, choice) for choice in column.choices]
-        else:
-            assert loaded is not None
-            settings = [_setting_of_variant(study, name, column, loaded, choice) for choice in column.choices]
+    for name, (loaded, column) in (own | variants).items():
+        settings = [_setting_of_variant(study, name, column, loaded, choice) for choice in column.choices]
         found.append(TuningColumn(name, column.runs or study.runs, tuple(settings)))
+    for name, column in study.baselines.items():
+        if name not in lacking:
+            settings = [_setting_of_baseline(study, column, choice) for choice in column.choices]
+            found.append(TuningColumn(name, column.runs or study.runs, tuple(settings)))
+    known = [column.name for column in found]
+    for where, names in _needed(study).items():
+        for name in names:
+            if name not in known:
+                raise UserError(f"{where}: {name!r}{nearest(name, known)} is none of the columns")
     return found
 
 
 def _setting_of_variant(study: Tuning, name: str, column: Variant, loaded: Loaded, choice: Settings) -> TuningSetting:
-    assert isinstance(loaded.config, OptFormerConfig)
-    room = {"max_trials": max(loaded.config.max_trials, study.trials)}
+    room = {"max_trials": study.trials} if "max_trials" in type(loaded.config).model_fields else {}
+    if isinstance(loaded.config, OptFormerConfig):  # which was trained on studies of as many
+        room = {"max_trials": max(loaded.config.max_trials, study.trials)}
     try:
         chosen = loaded.configured(**(room | column.settings | choice))
     except UserError as error:
         raise UserError(f"variants.{name}: {error}") from None
     config = chosen.config
-    assert isinstance(config, OptFormerConfig)
+
+    def told(some: Sequence[TuningCell]) -> dict[tuple[str, str], Any]:
+        return prompts(some, config.algorithm) if column.named and isinstance(config, OptFormerConfig) else {}
 
     def make(some: Sequence[TuningCell]) -> Run:
-        told = prompts(some, config.algorithm) if column.named else {}
+        of_task = told(some)
         program = compiled(chosen.learned.bind, study.trials)
-        return lambda cell, seeds: program(chosen.theta, told.get((cell.group, cell.name)), cell.family, seeds)
+        return lambda cell, seeds: program(chosen.theta, of_task.get((cell.group, cell.name)), cell.family, seeds)
 
     def time(some: Sequence[TuningCell], cell: TuningCell) -> float:
-        told = prompts(some, config.algorithm) if column.named else {}
-        optimizer = on_its_own(chosen.learned.bind, chosen.theta, told.get((cell.group, cell.name)))
+        optimizer = on_its_own(chosen.learned.bind, chosen.theta, told(some).get((cell.group, cell.name)))
         return seconds(optimizer, cell, study.trials)
 
     return TuningSetting(choice, identity([config.model_dump(mode="json"), loaded.sha256, column.named]), make, time)

@@ -1,4 +1,4 @@
-"""Schema of the studies of tuning: black-box methods on mixed search spaces, a trained OptFormer among them."""
+"""Schema of the studies of tuning: black-box methods on mixed search spaces, trained ones among them."""
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -6,7 +6,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from experiments.document import Baseline, Task, explain, named_as_files, steps_within
 from experiments.study.base import StudyConfig
-from l2o.registry import Config, nearest
+from l2o.registry import Config
 from tasks.bbob.mixed import BBOBMixedConfig
 from tasks.hpo.hpo import HPOConfig
 from tasks.tables import TablesConfig
@@ -53,15 +53,17 @@ class Tune(Group):
 
 
 class Variant(Config):
-    """A column that is the given OptFormer with other settings, see `l2o.Loaded.configured`.
+    """A column that is a given optimizer with other settings, see `l2o.Loaded.configured`.
 
     Attributes:
+      kind: of the optimizer, of which one alone is given.
       settings: that are fixed.
       choices: settings that differ; where there are several, the best on the tuning tasks is reported.
-      named: whether it reads what a task, its metric and its parameters are called, where a task has names.
+      named: whether an OptFormer reads what a task, its metric and its parameters are called, where a task has names.
       runs: on each task; by default as many as the study has.
     """
 
+    kind: str = "optformer"
     settings: Settings = {}
     choices: tuple[Settings, ...] = Field(default=({},), min_length=1, strict=False)
     named: bool = True
@@ -124,13 +126,13 @@ class Tuning(StudyConfig):
       steps: trials after which columns are compared.
       tasks: in groups, by name.
       tune: where settings are chosen.
-      variants: columns that are the given OptFormer, by name.
+      variants: columns that are a given optimizer with other settings, by name.
       baselines: other columns, by name.
       compared: the column that is compared with all others.
       live: see `Live`.
       timed: whether the seconds of a suggestion are measured, too: asking for it and telling its value, in a loop on
         the host on the first task of each group, compilation apart.
-      optimizers: a trained OptFormer, by name or directory.
+      optimizers: trained ones, by name or directory. One of which there are no variants is a column of its own.
       batch: runs computed side by side.
     """
 
@@ -168,11 +170,6 @@ class Tuning(StudyConfig):
                 raise ValueError(f"column {name}: found {column.runs} runs, expected at most the study's {self.runs}")
             if len(column.choices) > 1 and self.tune is None:
                 raise ValueError(f"column {name} has several choices, and the study has no [tune] to choose on")
-        for where, name in [("compared", self.compared)] + [
-            ("live", n) for n in (self.live.columns if self.live else ())
-        ]:
-            if name not in self.columns:
-                raise ValueError(f"{where}: {name!r}{nearest(name, list(self.columns))} is none of the columns")
         if self.live:
             group = self.tasks.get(self.live.group)
             if group is None or not isinstance(group.task, HPOConfig):

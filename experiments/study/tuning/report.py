@@ -12,9 +12,9 @@ from experiments.study.tuning.tasks import SAMPLES
 
 def report(results: dict[str, Any]) -> Report:
     """The sections of the report."""
-    optformers = [f"The OptFormer is {name}" for name in results["learned"]]
+    learned = [f"{name} is an optimizer of kind {results['kinds'][name]}" for name in results["learned"]]
     lines = Figure("curves.png", "best value by trial", partial(curves, results))
-    sections = [Section(figure=lines, sentences=optformers, where="page")]
+    sections = [Section(figure=lines, sentences=learned, where="page")]
     for group in results["groups"]:
         compared = f"{group}, {results['study']['compared']} against the others"
         sections += [

@@ -43,11 +43,12 @@ def summary(plan: Plan, found: Found) -> dict[str, Any]:
       "seconds" of a suggestion; "comparisons" of `study.compared` with each other column. "chosen" settings with the
       scores of all. "live", see `_results_of_live`. "left_out": sentences on columns that could not be run.
     """
-    study, optimizer, cells = plan.study, plan.optimizer, plan.reported
+    study, optimizers, cells = plan.study, plan.optimizers, plan.reported
     groups = {group: [cell for cell in cells if cell.group == group] for group in study.tasks}
     return {
-        "learned": [optimizer[0]] if optimizer else [],
-        "sha256": {optimizer[0]: optimizer[1].fingerprint} if optimizer else {},
+        "learned": list(optimizers),
+        "sha256": {name: loaded.fingerprint for name, loaded in optimizers.items()},
+        "kinds": {name: loaded.config.kind for name, loaded in optimizers.items()},
         "chosen": {column.name: _chosen_setting(column, found) for column in plan.columns},
         "groups": {group: _results_of_group(plan, some, found) for group, some in groups.items()},
         "live": _results_of_live(study, found.live) if study.live else None,

@@ -24,7 +24,7 @@ class Plan(NamedTuple):
 
     Attributes:
       study: what was asked for.
-      optimizer: the OptFormer with its name, if there is one.
+      optimizers: the trained ones, by name.
       columns: the methods.
       cells: all tasks.
       live: those on which settings are tried for real.
@@ -32,7 +32,7 @@ class Plan(NamedTuple):
     """
 
     study: Tuning
-    optimizer: tuple[str, Loaded] | None
+    optimizers: dict[str, Loaded]
     columns: list[TuningColumn]
     cells: list[TuningCell]
     live: list[TuningCell]
@@ -104,11 +104,11 @@ def plan(study: Tuning) -> Plan:
     """What a study is going to run.
 
     Raises:
-      UserError: the optimizer or a task does not exist or does not fit.
+      UserError: an optimizer or a task does not exist or does not fit.
     """
-    optimizer = trained(study)
-    found, every = columns(study, optimizer and optimizer[1]), cells(study)
-    return Plan(study, optimizer, found, every, checked(study, reported_of(every)), left_out(study))
+    optimizers = trained(study)
+    found, every = columns(study, optimizers), cells(study)
+    return Plan(study, optimizers, found, every, checked(study, reported_of(every)), left_out(study))
 
 
 def reported_of(every: list[TuningCell]) -> list[TuningCell]:

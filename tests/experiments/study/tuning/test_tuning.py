@@ -17,7 +17,7 @@ from experiments.study.engine import provenance, run, text
 from experiments.study.pieces import arrays_of, save
 from experiments.study.statistics import wins
 from experiments.study.tuning.columns import columns, compiled, on_host, on_its_own, trained
-from experiments.study.tuning.config import Tuning
+from experiments.study.tuning.config import Tuning, Variant
 from experiments.study.tuning.live import best_setting, fitted
 from experiments.study.tuning.results import compared, ranks
 from experiments.study.tuning.score import normalised, score
@@ -28,6 +28,7 @@ from l2o.core import Optimizer
 from l2o.errors import UserError
 from l2o.optformer.optformer import OptFormerConfig
 from l2o.registry import kinds
+from l2o.surrogate.pfn import PFNConfig
 from meta.recordings.rollouts import study_keys
 from tasks import tables
 from tasks.bbob.mixed import HELD_OUT, TRAIN, BBOBMixedConfig
@@ -235,7 +236,7 @@ def test_what_cannot_be_run_is_left_out_and_said(tmp_path, monkeypatch):
 def test_an_optimizer_on_its_own_has_its_prompt_and_makes_the_same_runs(fresh):
     study = made(optimizers=[str(fresh)])
     cell = next(cell for cell in cells(study) if cell.group == "datasets")
-    setting = columns(study, trained(study)[1])[0].settings[0]
+    setting = columns(study, trained(study))[0].settings[0]
     assert 0 < setting.time(cells(study), cell) < 60
     told = prompts([cell], "unknown")[cell.group, cell.name]
 
@@ -247,6 +248,28 @@ def test_an_optimizer_on_its_own_has_its_prompt_and_makes_the_same_runs(fresh):
 
     compiled_x = compiled(bind, 2)(1.0, told, cell.family, cell.seeds)["x"]
     np.testing.assert_array_equal(on_host(on_its_own(bind, 1.0, told), 2)(cell.family, cell.seeds)["x"], compiled_x)
+
+
+def test_any_trained_optimizer_is_a_column(tmp_path, fresh, monkeypatch):
+    """Of its own, or with settings that differ; and its runs are those of a plain loop."""
+    monkeypatch.setattr(reports, "write", lambda out, results, report: None)
+    config = PFNConfig(width=4, heads=1, feedforward=4, layers=1, parameter_width=4, processes=1, buckets=4)
+    pfn = str(l2o.save(tmp_path / "tiny", config, config.build().init(jax.random.key(0))))
+    few = {"candidates": 8, "ascent_steps": 0, "initial": 2}
+    own = made(optimizers=[pfn], variants={}, compared="tiny", baselines={"random": TINY["baselines"]["random"]},
+               tune=None, live=None)  # fmt: skip
+    assert [column.name for column in columns(own, trained(own))] == ["tiny", "random"]
+    study = own.model_copy(update={"variants": {"few": Variant(kind="pfn", settings=few)}, "compared": "few"})
+    results = run(study, tmp_path / "out", lambda line: None)
+    assert results["learned"] == ["tiny"] and list(results["groups"]["datasets"]["columns"]) == ["few", "random"]
+    cell = cells(study)[0]
+    arrays = arrays_of(next((tmp_path / "out" / "cells" / "datasets" / cell.name).glob("few-*.npz")))
+    chosen = l2o.load(pfn).configured(max_trials=TRIALS, **few)
+    plain = on_host(on_its_own(chosen.learned.bind, chosen.theta, None), TRIALS)(cell.family, cell.seeds)
+    np.testing.assert_array_equal(plain["x"][:, :2], arrays["x"][:, :2])
+    assert all(len(np.unique(x, axis=0)) == TRIALS for x in arrays["x"])
+    with pytest.raises(UserError, match=r"kind 'pfn' as --optimizer, found fresh \(optformer\)"):
+        columns(study, trained(study.model_copy(update={"optimizers": (str(fresh),)})))
 
 
 def test_runs_on_the_host_are_those_of_a_plain_loop():
@@ -270,7 +293,7 @@ def test_what_a_study_leaves(done, strict_json):
     found = results["groups"]["datasets"]
     assert found["tasks"] == ["breast_cancer.0.knn.accuracy", "breast_cancer.0.knn.log_loss"]
     assert list(found["columns"]) == ["ei", "random", "tpe"]
-    settings = {column.name: column.settings for column in columns(study, trained(study)[1])}
+    settings = {column.name: column.settings for column in columns(study, trained(study))}
     for name, column in found["columns"].items():
         chosen = results["chosen"][name]["settings"]
         (setting,) = [s for s in settings[name] if s.choice == chosen]
@@ -303,7 +326,7 @@ def test_what_a_study_leaves(done, strict_json):
 
 def test_settings_are_chosen_on_tuning_tasks_alone(copied, monkeypatch):
     study, out, results = copied
-    (tpe,) = [column for column in columns(study, trained(study)[1]) if column.name == "tpe"]
+    (tpe,) = [column for column in columns(study, trained(study)) if column.name == "tpe"]
     scores = [s["score"] for s in results["chosen"]["tpe"]["scores"]]
     assert results["chosen"]["tpe"]["settings"] == tpe.settings[int(np.argmin(scores))].choice
     tuned = sorted((out / "cells" / "tune").glob("*/*.npz"))
@@ -382,10 +405,7 @@ def test_from_the_command_line(copied, fresh, tmp_path, cli):
         ({"tasks": {"tune": TINY["tasks"]["datasets"]}}, "tasks: found the name 'tune', expected another one"),
         ({"tasks": {"a/b": TINY["tasks"]["datasets"]}}, "tasks: found the name 'a/b'"),
         ({"steps": [2, 7]}, "step 7 lies beyond the 6 trials of a run"),
-        ({"compared": "rando"}, "compared: 'rando' (did you mean 'random'?) is none of the columns"),
         ({"live": {"group": "dataset", "columns": ["ei"]}}, "live.group: 'dataset' is no group"),
-        ({"live": {"group": "datasets", "columns": ["tpee"]}},
-         "live: 'tpee' (did you mean 'tpe'?) is none of the columns"),
         ({"live": {"group": "datasets", "columns": ["ei"], "trial": 9}}, "live.trial: found 9, expected at most 6"),
         ({"baselines": {"ei": {"optimizer": {"kind": "random"}}}}, "baselines.ei: a variant has this name"),
         ({"baselines": {"a": {"optimizer": {"kind": "adam"}}}}, "baselines.a: optimizer: adam reads gradients"),
@@ -405,11 +425,17 @@ def test_bad_studies_are_one_sentence(fields, words):
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"optimizers": []}, "expected its name or directory as --optimizer, found none"),
-        ({"optimizers": ["FRESH", "FRESH"]}, "the variants are of one OptFormer"),
-        ({"optimizers": ["random"]}, "random is a baseline, and the variants are of an optimizer of kind 'optformer'"),
+        ({"optimizers": []}, "variants.ei: expected one optimizer of kind 'optformer' as --optimizer, found none"),
+        ({"optimizers": ["FRESH", "FRESH"]}, "optimizers: two are called fresh, expected different names"),
+        ({"optimizers": ["random"]}, "optimizers: random is a baseline, expected a trained optimizer"),
+        ({"optimizers": ["mlp"]}, "optimizers: mlp reads gradients, and these tasks give none"),
         ({"optimizers": ["nobody"]}, "no optimizer named 'nobody'"),
-        ({"optimizers": ["RNN"]}, "is of kind 'rnn', and the variants are of an optimizer of kind 'optformer'"),
+        ({"optimizers": ["RNN"]}, "expected one optimizer of kind 'optformer' as --optimizer, found rnn (rnn)"),
+        ({"optimizers": ["FRESH", "RNN"], "baselines": {"rnn": {"optimizer": {"kind": "random"}}}},
+         "optimizers: another column is called rnn, too"),
+        ({"compared": "rando"}, "compared: 'rando' (did you mean 'random'?) is none of the columns"),
+        ({"live": {"group": "datasets", "columns": ["tpee"], "trial": 4}},
+         "live.columns: 'tpee' (did you mean 'tpe'?) is none of the columns"),
         ({"variants": {"ei": {"settings": {"acquisiton": "none"}}}}, "variants.ei: optformer cannot be configured so"),
         ({"tune": {"task": {"kind": "hpo", "models": ["knn"]}, "tasks": 30}},
          "tune.tasks: found 30, expected at most 24"),
