@@ -124,6 +124,7 @@ def quasi_random(shift: Float[Array, "d"], count: Int[Array, ""]) -> Float[Array
 def maximise(
     key: PRNGKeyArray, score: Callable[[Float[Array, "m d"]], Float[Array, "m"]], leaders: Float[Array, "k d"],
     candidates: int, steps: int, space: Space | None = None, starts: int = 4,
+    judge: Callable[[Float[Array, "m d"]], Float[Array, "m"]] | None = None,
 ) -> Float[Array, "d"]:  # fmt: skip
     """The point of the unit cube with the largest score that is found.
 
@@ -138,6 +139,7 @@ def maximise(
       steps: of gradient ascent by Adam, from the best `starts` of both sorts.
       space: a mixed one; None for a cube of real numbers.
       starts: see `steps`.
+      judge: a score that takes longer, and chooses among the starts and what was found from them; by default `score`.
     """
 
     def nearest(u):
@@ -171,4 +173,7 @@ def maximise(
 
     begin = first, tx.init(first), jnp.full(len(first), -jnp.inf), first
     (_, _, highest, found), _ = jax.lax.scan(climb, begin, length=steps + 1)
-    return found[jnp.argmax(highest)]
+    if judge is None:
+        return found[jnp.argmax(highest)]
+    last = jnp.concatenate([first, found])
+    return last[jnp.argmax(judge(last))]

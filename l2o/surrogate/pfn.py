@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from l2o.acquisition import without_failures
 from l2o.core import LearnedOptimizer
 from l2o.registry import register
+from l2o.surrogate import processes
 from l2o.surrogate.buckets import Buckets
 from l2o.surrogate.policy import SurrogateConfig, searching
 from l2o.surrogate.prediction import Prediction, Surrogate, Units, units_of
@@ -28,7 +29,9 @@ class Belief(NamedTuple):
 
 @register
 class PFNConfig(SurrogateConfig):
-    """The acquisition function of a prior-fitted network, climbed from many points (Müller et al. 2023).
+    """The acquisition function of a prior-fitted network (Müller et al. 2023).
+
+    That of its Gaussian processes alone is climbed from many points; the network's own chooses among what was found.
 
     Attributes:
       width: of what is known of an observation; a multiple of the heads.
@@ -68,12 +71,21 @@ class PFNConfig(SurrogateConfig):
             seen = (jnp.where(used, y, units.shift) - units.shift) / units.scale
             return Belief(network.read(theta, x, seen, used, ordered), units)
 
-        def predict(theta, belief, x):
-            normals, corrections = network.predict(theta, belief.memory, x)
+        def in_buckets(normals, units):
             mean, deviation = normals.moments()
             edges = mean[:, None] + deviation[:, None] * buckets.edges[None]
-            units = Units(belief.units.shift + belief.units.scale * mean, belief.units.scale * deviation)
-            return Prediction(normals.log_masses(edges) + corrections, buckets, units)
+            of_points = Units(units.shift + units.scale * mean, units.scale * deviation)
+            return Prediction(normals.log_masses(edges), buckets, of_points)
 
-        surrogate = Surrogate(read, predict)
+        def predict(theta, belief, x):
+            normals, corrections = network.predict(theta, belief.memory, x)
+            said = in_buckets(normals, belief.units)
+            return said._replace(logits=said.logits + corrections)
+
+        def sketch(theta, belief, x):
+            """What the processes say, without the network's corrections."""
+            del theta
+            return in_buckets(processes.predict(belief.memory.processes, x), belief.units)
+
+        surrogate = Surrogate(read, predict, sketch)
         return LearnedOptimizer(network.init, lambda theta: searching(self, surrogate, theta), surrogate=surrogate)

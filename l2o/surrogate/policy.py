@@ -95,13 +95,18 @@ def searching(config: SurrogateConfig, surrogate: Surrogate, theta: Theta) -> Op
         # what is known is asked for again only where there are real numbers, what is in progress not at all
         seen = jnp.concatenate([told & jnp.all(levels > 0), waiting])
 
-        def score(u):
-            repeated = jnp.any(seen[None] & (jnp.max(jnp.abs(u[:, None] - x[None]), 2) < NEAR), 1)
-            return acquisition(surrogate.predict(theta, belief, u), best) - jnp.where(repeated, REPEATED, 0.0)
+        def score_by(predict):
+            def score(u):
+                repeated = jnp.any(seen[None] & (jnp.max(jnp.abs(u[:, None] - x[None]), 2) < NEAR), 1)
+                return acquisition(predict(theta, belief, u), best) - jnp.where(repeated, REPEATED, 0.0)
 
+            return score
+
+        searched = score_by(surrogate.sketch or surrogate.predict)
+        judge = score_by(surrogate.predict) if surrogate.sketch else None
         lowest = jax.lax.top_k(jnp.where(told, -y, -jnp.inf), min(4, len(y)))[1]
         leaders = x[jnp.where(told[lowest], lowest, lowest[0])]
-        return maximise(key, score, leaders, config.candidates, config.ascent_steps, state.space)
+        return maximise(key, searched, leaders, config.candidates, config.ascent_steps, state.space, judge=judge)
 
     def begin(key, state: SurrogateState):
         del key

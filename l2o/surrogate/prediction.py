@@ -83,10 +83,13 @@ class Surrogate(NamedTuple):
         that are not finite are failures; rows that are not in use are not read; parameters that are not ordered are
         categories.
       predict: `(theta, belief, x [m, d]) -> Prediction`; a point does not change what is said of another.
+      sketch: the same, faster and less well, for the search of points that are worth predicting; None for those that
+        have none.
     """
 
     read: Callable[..., Any]
     predict: Callable[[Any, Any, Float[Array, "m d"]], Prediction]
+    sketch: Callable[[Any, Any, Float[Array, "m d"]], Prediction] | None = None
 
 
 def units_of(y: Float[Array, "n"], used: Bool[Array, "n"]) -> Units:

@@ -243,6 +243,22 @@ def test_the_acquisition_is_climbed_to_its_top():
     np.testing.assert_allclose(found, top, atol=1e-2)
 
 
+def test_a_dearer_score_chooses_among_what_a_cheaper_one_finds():
+    """Of two equal hills it is the one that the judge prefers; and it prefers no point that was not climbed."""
+    hills = jnp.array([[0.2, 0.2], [0.8, 0.8]])
+
+    def score(u):
+        return -jnp.min(jnp.sum((u[:, None] - hills[None]) ** 2, -1), 1)
+
+    for sign in (1.0, -1.0):
+        found = maximise(
+            jax.random.key(0), score, hills, 64, 40, starts=8, judge=lambda u, sign=sign: sign * u[:, 0] + score(u)
+        )
+        np.testing.assert_allclose(found, hills[int(sign > 0)], atol=0.05)
+    same = [maximise(jax.random.key(0), score, hills, 64, 40, judge=judge) for judge in (None, score)]
+    np.testing.assert_array_equal(*same)
+
+
 # --- evosax
 
 
