@@ -492,8 +492,13 @@ def test_bundled_studies_of_public_tables():
         }.items()
     }
     assert used == {"dev": {"hpobench"}, "chosen": {"hpobench"}, "reported": {"hpolib", "nasbench201"}}
-    columns = ["optformer", "gp_ei", "gp_ei_botorch", "gp_ucb", "tpe", "optuna_gp", "smac", "hebo", "random"]
+    columns = ["pfn", "optformer", "gp_ei", "gp_ei_botorch", "gp_ucb", "tpe", "optuna_gp", "smac", "hebo", "random"]
     assert list(end.columns) == columns and set(columns) <= set(dev.columns)
     for study in (dev, end):
-        assert (study.trials, study.steps, study.timed, study.optimizers) == (50, (10, 25, 50), True, ("optformer",))
+        assert (study.trials, study.steps, study.timed, study.optimizers) == (
+            50,
+            (10, 25, 50),
+            True,
+            ("pfn", "optformer"),
+        )
         assert all(getattr(rival.optimizer, "max_trials", 50) == 50 for rival in study.baselines.values())
