@@ -189,12 +189,12 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in ZOO.glob("*/optimizer.json"))
 
 
-def load(name_or_dir: str | Path = "mlp", also: Sequence[str] = ()) -> Loaded:
+def load(name_or_dir: str | Path = "learned_polar", also: Sequence[str] = ()) -> Loaded:
     """Load a shipped optimizer by name, or one of your own from a directory.
 
     Args:
       name_or_dir: a name that `l2o list` shows, a run directory, or an artifact directory; by default the gradient
-        optimizer that generalizes best.
+        optimizer that does best on networks of other kinds than those of its training.
       also: other names that a caller accepts, for the message.
 
     Raises:
