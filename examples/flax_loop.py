@@ -1,6 +1,6 @@
 """The same training loop in flax: linen and nnx.
 
-`l2o.load()` is `learned_polar`. It plans its steps over the run, so it is told how long that will be, and it is handed the loss.
+`l2o.load()` plans its steps over the run, so it is told how long that will be, and it is handed the loss.
 """
 
 import flax.linen as nn
