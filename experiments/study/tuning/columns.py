@@ -74,12 +74,10 @@ def trained(study: Tuning) -> dict[str, Loaded]:
 
 
 def _optimizer_of_variant(name: str, column: Variant, given: dict[str, Loaded]) -> Loaded:
-    alike = [loaded for loaded in given.values() if loaded.config.kind == column.kind]
+    alike = [loaded for loaded in given.values() if loaded.config.kind == column.of]
     if len(alike) != 1:
         names = ", ".join(f"{name} ({loaded.config.kind})" for name, loaded in given.items()) or "none"
-        raise UserError(
-            f"variants.{name}: expected one optimizer of kind {column.kind!r} as --optimizer, found {names}"
-        )
+        raise UserError(f"variants.{name}: expected one optimizer of kind {column.of!r} as --optimizer, found {names}")
     return alike[0]
 
 
@@ -109,7 +107,7 @@ def columns(study: Tuning, given: dict[str, Loaded]) -> list[TuningColumn]:
         or `study` asks for something of a column that there is not.
     """
     variants = {name: (_optimizer_of_variant(name, of, given), of) for name, of in study.variants.items()}
-    varied = {of.kind for of in study.variants.values()}
+    varied = {of.of for of in study.variants.values()}
     own = {name: (loaded, Variant()) for name, loaded in given.items() if loaded.config.kind not in varied}
     for name in own:
         if name in study.columns:

@@ -56,14 +56,14 @@ class Variant(Config):
     """A column that is a given optimizer with other settings, see `l2o.Loaded.configured`.
 
     Attributes:
-      kind: of the optimizer, of which one alone is given.
+      of: kind of the optimizer, of which one alone is given.
       settings: that are fixed.
       choices: settings that differ; where there are several, the best on the tuning tasks is reported.
       named: whether an OptFormer reads what a task, its metric and its parameters are called, where a task has names.
       runs: on each task; by default as many as the study has.
     """
 
-    kind: str = "optformer"
+    of: str = "optformer"
     settings: Settings = {}
     choices: tuple[Settings, ...] = Field(default=({},), min_length=1, strict=False)
     named: bool = True

@@ -259,7 +259,7 @@ def test_any_trained_optimizer_is_a_column(tmp_path, fresh, monkeypatch):
     own = made(optimizers=[pfn], variants={}, compared="tiny", baselines={"random": TINY["baselines"]["random"]},
                tune=None, live=None)  # fmt: skip
     assert [column.name for column in columns(own, trained(own))] == ["tiny", "random"]
-    study = own.model_copy(update={"variants": {"few": Variant(kind="pfn", settings=few)}, "compared": "few"})
+    study = own.model_copy(update={"variants": {"few": Variant(of="pfn", settings=few)}, "compared": "few"})
     results = run(study, tmp_path / "out", lambda line: None)
     assert results["learned"] == ["tiny"] and list(results["groups"]["datasets"]["columns"]) == ["few", "random"]
     cell = cells(study)[0]
