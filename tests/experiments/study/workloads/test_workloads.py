@@ -320,7 +320,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is_written(fields, words,
     assert words in str(error.value) and not (tmp_path / "out").exists()
 
 
-BUNDLED = [("workloads_dev", 10), ("workloads", 16), ("workloads_ladder", 27), ("language_model", 1)]
+BUNDLED = [("workloads_dev", 10), ("workloads", 16), ("workloads_ladder", 15), ("language_model", 1)]
 
 
 @pytest.mark.parametrize(("name", "count"), BUNDLED)
