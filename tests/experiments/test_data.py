@@ -70,6 +70,7 @@ def test_the_command_records_and_says_what(cli, mine, tmp_path, monkeypatch):
     assert cli("data", "runs/data/mine", "--resume").code == 0
 
 
+@pytest.mark.slow
 def test_a_killed_recording_goes_on_to_the_same_bytes(cli, spawn, mine, tmp_path):
     text = MINE.replace("studies = 6", "studies = 400")
     mine.write_text(text)

@@ -113,18 +113,22 @@ def killed(folder, spawn, shell):
     return run
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_the_whole_one(killed, whole):
     same_as(killed, whole)
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_its_config(killed, whole):
     assert (killed / "config.toml").read_text() == (whole / "config.toml").read_text()
 
 
+@pytest.mark.slow
 def test_no_half_written_file_is_left(killed):
     assert not list(killed.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_time_is_summed_over_the_parts(killed):
     seconds = [json.loads(line)["seconds"] for line in (killed / "metrics.jsonl").read_text().splitlines()]
     assert seconds == sorted(seconds)
